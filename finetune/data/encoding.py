@@ -22,6 +22,7 @@ UNREADABLE = "finetune.unreadable"  # the handler of decoding errors: half a sur
 BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is no UTF-8
 # A guess outside this list is more often wrong than right; cp1252 comes first: Windows and Excel write it in western Europe.
 OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
+ARABIC = "cp1256"  # French is taken for it where both are possible
 TIE = 0.01  # "chaos" scores this close are a tie; cp1252 is then more likely
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
@@ -97,7 +98,7 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
 
     first = next(index for index, byte in enumerate(doubtful) if byte > 0x7F)
     sample = doubtful[max(0, first - SAMPLE // 2) : first + SAMPLE // 2]
-    guesses = list(from_bytes(sample, cp_isolation=OLD_PAGES))
+    guesses = list(from_bytes(sample, cp_isolation=OLD_PAGES)) or list(from_bytes(sample, cp_isolation=[ARABIC]))
     likely = [guess for guess in guesses if guess.chaos <= guesses[0].chaos + TIE]
     if not likely or any("cp1252" in (guess.encoding, *guess.could_be_from_charset) for guess in likely):
         return "cp1252"

@@ -34,7 +34,9 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
     unusual = {file: encoding for file, encoding in encodings.items() if encoding is not None and encoding not in ("utf-8", "utf-8-sig")}
     for encoding in sorted(set(unusual.values())):
         so_read = [file for file in unusual if unusual[file] == encoding]
-        notes.append(f"{listed(so_read)} {'are' if len(so_read) > 1 else 'is'} read as {encoding}.")
+        verb = "are" if len(so_read) > 1 else "is"
+        other = " To correct wrong letters: --set dataset.encoding=NAME" if spec.encoding is None else ""
+        notes.append(f"{listed(so_read)} {verb} read as {encoding}.{other}")
     prose = any(file.kind.prose for file in files)
 
     def records() -> Iterator[Row | SkippedRow]:

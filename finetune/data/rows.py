@@ -168,6 +168,8 @@ def _way_out(reason: str) -> str:
         return "Say who is who: the role assistant is learned, and the others are user."
     if "only text can be trained on" in reason:
         return "Give rows of text without images, audio or video."
+    if reason.endswith("not valid Unicode"):
+        return "Its text encoding may be another one: --set dataset.encoding=NAME, such as mac_roman or cp850."
     if reason.endswith(SETTINGS):
         return "Give a list of records, or one JSON object per line (.jsonl)."
     return "Correct these rows, or check that the content of the file matches its extension."

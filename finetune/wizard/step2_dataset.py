@@ -31,7 +31,16 @@ FILE, HUB = "a file", "the Hub"
 RIGHT, WRITTEN, SWAP, PAIR, COLUMNS, ENCODING = "yes", "written", "swap", "pair", "columns", "encoding"
 TEXT_AS = {"auto": "No: split it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
 ENCODINGS = {"utf-8": "everything", "cp1252": "western Europe", "cp1250": "central Europe", "cp1251": "Cyrillic", "cp1253": "Greek"}
-ENCODINGS |= {"cp1254": "Turkish", "cp932": "Japanese", "gb18030": "Chinese", "big5": "Chinese", "euc_kr": "Korean", "utf-16": "everything"}
+ENCODINGS |= {
+    "cp1254": "Turkish",
+    "cp1255": "Hebrew",
+    "cp1256": "Arabic",
+    "cp932": "Japanese",
+    "gb18030": "Chinese",
+    "big5": "Chinese",
+    "euc_kr": "Korean",
+    "utf-16": "everything",
+}
 ROWS_WRITTEN = "300"  # a few minutes with the starter on two cores
 MORE_TOPIC = (
     "The model that writes invents prompts on this topic, and then answers them. Rows that do not end, repeat themselves or are all alike "

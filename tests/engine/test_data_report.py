@@ -99,7 +99,7 @@ def test_every_number_of_the_report_is_on_the_screen(tmp_path: Path) -> None:
     for words in (
         f"{report.read} read: {report.train} to train on, {report.held_out} held out",
         "rows.jsonl line 212: column answer is missing",
-        f"{report.duplicates} duplicates are kept, {report.held_out_dropped} held-out rows occur twice, or in training too",
+        f"{report.duplicates} duplicates are kept, {report.held_out_dropped} held-out rows also occur",
         f"longest {report.length['max']:.0f}",
         f"{100 * report.supervised_share:.0f} % of",
         "question and answer: question, answer",

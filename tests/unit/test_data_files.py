@@ -291,11 +291,6 @@ def test_a_few_bytes_of_another_encoding_spoil_their_row_only(tmp_path: Path) ->
     assert [(row.line, row.reason) for row in rows.facts.skipped_rows] == [(8, "text that is not valid Unicode")]
 
 
-def test_an_unusual_encoding_is_told(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(table(WESTERN).encode("cp1252"))
-    assert read(tmp_path, tmp_path / "a.csv").facts.notes == ["a.csv is read as cp1252."]
-
-
 def test_lines_are_counted_through_cells_that_hold_line_ends(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('question,answer\n"two\nlines",a\n\nb,c\n', encoding="utf-8")
     assert read(tmp_path, tmp_path / "a.csv").dataset["line"][:] == [2, 5]

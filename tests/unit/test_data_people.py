@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune.data.reading import Rows, read_rows
-from finetune.data.split import divide
-from finetune.errors import BadRow, DatasetError, EmptyDataset, UnknownFormat
+from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -294,81 +292,3 @@ def test_files_without_rows_beside_the_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadRow, match=r"1 of 4 rows cannot be used \(users\.json line 1") as refused:
         read(folder)
     assert str(refused.value.hint).startswith("No row of users.json can be used. Name only the files or the folder with rows")
-
-
-# Other files.
-
-
-@pytest.mark.parametrize(
-    ("name", "way"),
-    [
-        ("film.srt", "without the times"),
-        ("work.ipynb", "nbconvert"),
-        ("shop.sqlite3", "Export its table as CSV."),
-        ("mails.mbox", "rows of a CSV or .jsonl file"),
-        ("page.html", "plain text (.txt)"),
-        ("data.tar.gz", "Unpack it"),
-        ("lib.py", "If it is text, copy it to a file that ends in .txt."),
-    ],
-)
-def test_what_cannot_be_read_says_how_it_can(tmp_path: Path, name: str, way: str) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / name).write_bytes(b"something")
-    for source in (tmp_path / "folder" / name, tmp_path / "folder"):
-        with pytest.raises(DatasetError, match=name.replace(".", r"\.")) as refused:
-            read(source)
-        assert way in str(refused.value.hint)
-        assert ".jsonl" in str(refused.value.hint)
-
-
-def test_files_of_other_splits_that_are_called_alike_are_told_by_their_folder(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        (tmp_path / "saved" / split).mkdir(parents=True)
-        (tmp_path / "saved" / split / "data.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 2)
-    told = read(tmp_path / "saved").facts.notes
-    assert told == ["Not read, because the split is train: test/data.jsonl. To measure on test: --set dataset.eval_split=test"]
-
-
-def test_one_paragraph_is_too_few_rows_and_what_else_lies_there_is_named(tmp_path: Path) -> None:
-    (tmp_path / "repo").mkdir()
-    (tmp_path / "repo" / "README.md").write_text("One long paragraph. " * 40)
-    (tmp_path / "repo" / "lib.py").write_text("x = 1\n")
-    rows = read(tmp_path / "repo")
-    with pytest.raises(EmptyDataset, match=r"README\.md has only one usable row") as refused:
-        divide(rows, None, DatasetSpec(source="repo"), seed=1)
-    assert str(refused.value.hint).endswith("put blank lines between them. Not read in repo: lib.py.")
-
-
-def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -> None:
-    lines = [f"Go {number}.\tGeh {number}.\tCC-BY {number}\n" for number in range(12)]
-    (tmp_path / "deu.txt").write_text("".join(lines))
-    with pytest.raises(UnknownFormat, match=r"deu\.txt has a table, whose columns have no names") as refused:
-        read(tmp_path / "deu.txt")
-    assert "rename it to end in .tsv" in str(refused.value.hint)
-    (tmp_path / "deu.tsv").write_text("prompt\tcompletion\tsource\n" + "".join(lines))
-    assert learned(read(tmp_path / "deu.tsv"))[0] == ("Go 0.", "Geh 0.")
-    (tmp_path / "text.txt").write_text("".join(lines[:11]) + "No tab.\n")
-    assert read(tmp_path / "text.txt").facts.format == "text"
-
-
-def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
-    rows = [{"question": question, "answer": answer} for question, answer in ROWS]
-    (tmp_path / "faq.json").write_text(json.dumps({"orders": rows[:1], "returns": rows[1:]}))
-    assert learned(read(tmp_path / "faq.json")) == ROWS
-
-
-def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path: Path) -> None:
-    users = [{"id": 1, "name": "Ann"}]
-    rows = [{"question": question, "answer": answer} for question, answer in ROWS]
-    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
-        archive.writestr("users.json", json.dumps(users))
-        archive.writestr("rows.json", json.dumps(rows))
-    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
-        archive.write(tmp_path / "export.zip", "part.zip")
-    for name, hint in (
-        ("outer", "Unpack it, and give the folder."),
-        ("export", "No row of export.zip/users.json can be used. Unpack it,"),
-    ):
-        with pytest.raises(DatasetError) as refused:
-            read(tmp_path / f"{name}.zip")
-        assert str(refused.value.hint).startswith(hint)
