@@ -135,6 +135,16 @@ def model_gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The root mean square of the differences of all weights.
+
+    Adam moves a weight with hardly any gradient as far as the others, in the direction of a rounding error, and processors round in
+    different orders: the largest difference after a training in float32 says which processor it was.
+    """
+    assert one.keys() == other.keys()
+    return float(torch.cat([(tensor.double() - other[name].double()).flatten() for name, tensor in one.items()]).square().mean().sqrt())
+
+
 def assert_same_weights(one: Any, other: Any, *, tolerance: float) -> None:
     """Every parameter equal up to `tolerance`; names the one that is not."""
     ours, theirs = weights(one), weights(other)

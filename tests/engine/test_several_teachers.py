@@ -123,7 +123,7 @@ REFUSED = [
     ({"teachers": [{"source": "a", "weight": 1, **by("tame")}, {"source": "b", **by("wild")}]}, RecipeError, "give one of the two"),
     ({"teachers": ["a", "b"], "teacher": "c"}, RecipeError, "give one of the two"),
     ({"teachers": ["a"]}, RecipeError, "at least 2"),
-    ({"teachers": [{"sorce": "a"}, "b"]}, RecipeError, r"^teachers.0.sorce is not a recipe key. Did you mean teachers.source\?$"),
+    ({"teachers": [{"sorce": "a"}, "b"]}, RecipeError, r"^teachers.0.sorce is not a recipe key. Did you mean teachers.source\?"),
     ({"teachers": ["a", "b"], "approach": "fine-tuning", "model": "c"}, RecipeError, "need `approach: distillation`"),
 ]
 
