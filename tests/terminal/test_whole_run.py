@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -221,11 +222,15 @@ def test_what_does_not_fit_comes_with_ways_out_and_their_numbers(workplace: Path
 
 def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workplace: Path) -> None:
     (workplace / "empty_model").mkdir()
+    shutil.copytree(workplace / "pico", workplace / "lost_model")
     with Terminal(folder=workplace) as terminal:
         answer(terminal, "What would")
         answer(terminal, "Model", UP)
         answer(terminal, "Name or folder", "./empty_model")
+        terminal.wait_for("has no config.json")
+        answer(terminal, "Name or folder", "\x15./lost_model")
         answer(terminal, "Dataset", DOWN)
+        shutil.rmtree(workplace / "lost_model")
         answer(terminal, "Is this right?")
         for question in (
             "Rows to use",
@@ -239,7 +244,7 @@ def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workpl
         ):
             answer(terminal, question)
         terminal.wait_for("❯ Change something", RUN_SECONDS)
-        terminal.wait_for("empty_model")
+        terminal.wait_for("lost_model")
         assert "Start" not in terminal.text()
 
 
