@@ -24,7 +24,11 @@ NEARLY_NONE, FEW = 0.05, 20
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
 MEASURED = 50  # rows of another split, or more by `held_out`: as many as the benchmark answers
 DECIDING = {"rounds": 50, "steps": 100}  # most rows to decide by: after a round every student answers them, at a step they are only read
-PARAGRAPHS = "Text is cut at its paragraphs: put blank lines between them."
+CUT = {
+    "auto": "Text is cut at its paragraphs: put blank lines between them.",
+    "line": "Each line of text is a row.",
+    "document": "Each file of text is a row: to cut it at its paragraphs, --set dataset.text_as=auto.",
+}
 NOTES = {
     "conversations": "Most held-out rows would have answers that are also trained on, as turns of longer or shorter rows, so whole "
     "conversations are held out, with all their rows.",
@@ -71,7 +75,7 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     count = max(1, round(limit * spec.held_out))
     if evaluation is None:
         if limit < 2:
-            raise EmptyDataset(f"{rows.facts.origin} has only one usable row.", hint=_more_rows(rows))
+            raise EmptyDataset(f"{rows.facts.origin} has only one usable row.", hint=_more_rows(rows, spec))
         count = min(count, limit - 1)
         held_out, train = order[:count], order[count:limit]
     else:
@@ -172,10 +176,10 @@ def _apart(order: np.ndarray, hashes: np.ndarray, count: int, *, at_least_one: b
     return np.sort(order[~out[which]]), np.sort(order[out[which]])
 
 
-def _more_rows(rows: Rows) -> str:
-    """What gives more rows: text is cut at its paragraphs, and other files may not have been read."""
+def _more_rows(rows: Rows, spec: DatasetSpec) -> str:
+    """What gives more rows: how text is cut, and other files may not have been read."""
     left = [note for note in rows.facts.notes if note.startswith("Not read")]
-    cut = [PARAGRAPHS] if any(map(is_prose, rows.facts.files)) else []
+    cut = [CUT[spec.text_as]] if any(map(is_prose, rows.facts.files)) else []
     return " ".join(["Two are needed: one to train on, one to hold out.", *cut, *left])
 
 

@@ -80,13 +80,13 @@ KINDS: tuple[tuple[type[FinetuneError], int], ...] = (
 USUAL = 4
 _SET = re.compile(r"--set (?:(['\"])(?P<in_quotes>[\w.]+=.*?)\1|(?P<bare>[\w.]+=[^\s,;)]*[^\s,;).]))")
 _NESTED = re.compile(r"\(([^()]*) \(([^()]*)\)([^()]*)\)")  # parentheses in parentheses
-_OFFERED = re.compile(r" To skip all of these: --set \S+")  # the review has an answer for it
+_NOT_HERE = re.compile(r" To (?:skip all of these|learn each line as it stands): --set \S+")  # no question asks it there
 _KEY = re.compile(r"\b(?:approach|model|teachers?|dataset|method|distillation|output_dir|training|seed|benchmark|upload)\b(?:\.\w+)*")
 
 
 def in_words(text: str | None, approach: str = "") -> str:
     """A sentence in which every `--set KEY=VALUE` has become a question of the wizard and its answer."""
-    spoken = _SET.sub(lambda found: _spoken(found["in_quotes"] or found["bare"], approach), _OFFERED.sub("", text or ""))
+    spoken = _SET.sub(lambda found: _spoken(found["in_quotes"] or found["bare"], approach), _NOT_HERE.sub("", text or ""))
     return _NESTED.sub(r"(\1, under \2\3)", spoken)
 
 

@@ -66,6 +66,10 @@ def test_one_paragraph_is_too_few_rows_and_what_else_lies_there_is_named(tmp_pat
     with pytest.raises(EmptyDataset, match=r"README\.md has only one usable row") as refused:
         divide(rows, None, DatasetSpec(source="repo"), seed=1)
     assert str(refused.value.hint).endswith("put blank lines between them. Not read in repo: lib.py.")
+    spec = DatasetSpec(source="repo", text_as="document")
+    with pytest.raises(EmptyDataset, match="only one usable row") as refused:
+        divide(read(tmp_path / "repo", text_as="document"), None, spec, seed=1)
+    assert "Each file of text is a row" in str(refused.value.hint)
 
 
 def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -> None:
@@ -74,6 +78,8 @@ def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -
     with pytest.raises(UnknownFormat, match=r"deu\.txt has a table, whose columns have no names") as refused:
         read(tmp_path / "deu.txt")
     assert "rename it to end in .tsv" in str(refused.value.hint)
+    assert str(refused.value.hint).endswith("To learn each line as it stands: --set dataset.text_as=line")
+    assert len(divide(read(tmp_path / "deu.txt", text_as="line"), None, DatasetSpec(source="deu.txt"), seed=1).train) == 11
     (tmp_path / "deu.tsv").write_text("prompt\tcompletion\tsource\n" + "".join(lines))
     assert learned(read(tmp_path / "deu.tsv"))[0] == ("Go 0.", "Geh 0.")
     (tmp_path / "text.txt").write_text("".join(lines[:11]) + "No tab.\n")
@@ -83,7 +89,13 @@ def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -
 def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
     rows = [{"question": question, "answer": answer} for question, answer in ROWS]
     (tmp_path / "faq.json").write_text(json.dumps({"orders": rows[:1], "returns": rows[1:]}))
-    assert learned(read(tmp_path / "faq.json")) == ROWS
+    found = read(tmp_path / "faq.json")
+    assert learned(found) == ROWS
+    assert found.facts.notes == ["Rows under all headings of faq.json are read, and the headings are not learned: orders (1), returns (2)."]
+    said = {"question": [{"text": "Where?"}] * 2, "answer": [{"text": "Here."}] * 2}  # which are columns
+    (tmp_path / "columns.json").write_text(json.dumps(said))
+    with pytest.raises(BadRow, match="column question has an object"):
+        read(tmp_path / "columns.json")
 
 
 def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path: Path) -> None:

@@ -95,6 +95,23 @@ def test_the_sheet_with_rows_is_read_wherever_it_is(tmp_path: Path, cover: list[
     assert rows.facts.notes == ["faq.xlsx: the sheet Data is read, and not Cover."]
 
 
+@pytest.mark.parametrize(
+    ("sheets", "first"),
+    [
+        ({"Texts": [("text",), ("A text.",)], "More": [("question", "answer"), *ROWS]}, ("A text.",)),  # both are known
+        ({"Texts": [("Satz",), *[(answer,) for _, answer in ROWS]], "Sums": [("Name", "Number")]}, (ROWS[0][1],)),
+    ],
+)
+def test_a_sheet_with_one_column_of_text_has_rows_too(tmp_path: Path, sheets: dict[str, list[tuple[Any, ...]]], first: tuple[str]) -> None:
+    assert learned(read(workbook(tmp_path / "texts.xlsx", sheets)))[0] == first
+
+
+def test_of_sheets_with_unknown_columns_the_largest_is_meant(tmp_path: Path) -> None:
+    sheets = {"About": [("Version", "1.2"), ("Owner", "Anna")], "FAQ": [("Frage", "Antwort"), *ROWS]}
+    with pytest.raises(UnknownFormat, match="Frage, Antwort"):
+        read(workbook(tmp_path / "faq.xlsx", sheets))
+
+
 def test_a_named_column_chooses_its_sheet(tmp_path: Path) -> None:
     sheets = {"English": [("question", "answer"), ("q", "a")], "Deutsch": [("Frage", "Antwort"), *ROWS]}
     rows = read(workbook(tmp_path / "faq.xlsx", sheets), columns={"prompt": "Frage", "completion": "Antwort"})

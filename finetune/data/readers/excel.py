@@ -34,7 +34,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         wanted = set(chosen_columns(spec.columns).values())
         if not names:
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a sheet with a line of column names and at least two rows.")
-        sheet = max(names, key=lambda each: _likeness(list(map(str, names[each])), wanted))
+        sheet = _with_rows(names, wanted)
         if others := [each.title for each in names if each is not sheet]:
             file.remarks.append(f"{file.name}: the sheet {sheet.title} is read, and not {', '.join(others)}.")
         titles, _, lines = titled(_lines(sheet))
@@ -49,9 +49,14 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
                 yield Row(dict(zip(header, values, strict=True)), file.name, number)
 
 
-def _likeness(names: list[str], wanted: set[str]) -> tuple[bool, ...]:
-    """How much a line is like the names of columns with rows below: those that a person named, known ones, or several."""
-    return not wanted.isdisjoint(names), is_known(names, [], None), len(filled(names)) > 1
+def _with_rows(names: dict[Any, list[Any]], wanted: set[str]) -> Any:
+    """The first sheet with all columns that a person named; else with known ones; else the one with the most cells."""
+    columns = {sheet: list(map(str, cells)) for sheet, cells in names.items()}
+    named = [sheet for sheet, found in columns.items() if wanted and wanted <= set(found)]
+    known = [sheet for sheet, found in columns.items() if is_known(found, [], None)]
+    if first := [*named, *known][:1] or (list(names) if len(names) == 1 else []):
+        return first[0]
+    return max(names, key=lambda sheet: sum(len(filled(cells)) for _, cells in _lines(sheet)))
 
 
 @contextmanager

@@ -175,8 +175,10 @@ def _records(document: Any, spec: DatasetSpec, file: DataFile) -> list[Any] | No
         about = sum(isinstance(value, dict) for value in values)  # rows may have an object about them beside them, settings have many
         if key.lower() in HOLDERS or len(document) == 1 or (about < 2 and _recognised(found, spec)):
             return list(found)
-    elif values and len(record_lists) == len(document) and all(_recognised(items, spec) for items in record_lists.values()):
-        return list(chain.from_iterable(record_lists.values()))  # {"shipping": [{"question": ...}], "returns": [...]}
+    elif record_lists and _are_headings(document, record_lists, spec):
+        shown = ", ".join(f"{key} ({len(items):,})" for key, items in list(record_lists.items())[:SHOWN_KEYS])
+        file.remarks.append(f"Rows under all headings of {file.name} are read, and the headings are not learned: {shown}.")
+        return list(chain.from_iterable(record_lists.values()))
     elif values and all(isinstance(value, list) for value in values):
         return _table(document, spec, file.name)
     elif values and all(isinstance(value, dict) for value in values):
@@ -187,6 +189,13 @@ def _records(document: Any, spec: DatasetSpec, file: DataFile) -> list[Any] | No
             if _recognised(rows, spec) or all(key.isdigit() for key in values[0]):
                 return rows
     return [document] if _recognised([document], spec) else None
+
+
+def _are_headings(document: dict[str, Any], record_lists: dict[str, Any], spec: DatasetSpec) -> bool:
+    """Whether each value is a list of rows, as in {"shipping": [{"question": ...}], "returns": [...]}, and not a column."""
+    if len(record_lists) < len(document) or _recognised([document], spec):
+        return False
+    return all(_recognised(items, spec) for items in record_lists.values())
 
 
 def _table(document: dict[str, list[Any]], spec: DatasetSpec, name: str) -> list[Any] | None:
