@@ -98,7 +98,9 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
 
     first = next(index for index, byte in enumerate(doubtful) if byte > 0x7F)
     sample = doubtful[max(0, first - SAMPLE // 2) : first + SAMPLE // 2]
-    guesses = list(from_bytes(sample, cp_isolation=OLD_PAGES)) or list(from_bytes(sample, cp_isolation=[ARABIC]))
+    guesses, arabic = (list(from_bytes(sample, cp_isolation=pages)) for pages in (OLD_PAGES, [ARABIC]))
+    if arabic and all(arabic[0].chaos < guess.chaos and arabic[0].coherence > guess.coherence for guess in guesses):
+        guesses = arabic
     likely = [guess for guess in guesses if guess.chaos <= guesses[0].chaos + TIE]
     if not likely or any("cp1252" in (guess.encoding, *guess.could_be_from_charset) for guess in likely):
         return "cp1252"

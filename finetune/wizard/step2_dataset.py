@@ -163,12 +163,12 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
         now = get(draft, "dataset.text_as")
         choices += [Choice(way, title) for way, title in TEXT_AS.items() if way != now]
     else:
-        if len(seen.used_columns) == 2 and seen.format not in ("messages", "tokenized"):
+        if len(seen.used_columns) == 2 and seen.format not in ("messages", "text", "tokenized"):
             asked, answered = map(strip_control_chars, seen.used_columns)
             # Its value says what it leads to: an answer that is remembered must not turn round what was turned round already.
             value = f"{SWAP} to {answered}, {asked}" if get(draft, "dataset.columns") else SWAP
             choices.append(Choice(value, f"No: swap prompt and completion (learn {asked} from {answered})"))
-        if seen.format == "text" and (pair := other_reading(seen.columns, *seen.used_columns)):
+        if seen.format == "text" and (pair := other_reading(seen.columns, seen.used_columns[0])):  # a weight may be beside it
             prompt, completion = map(strip_control_chars, pair)
             choices.append(Choice(PAIR, f"No: learn {completion} from {prompt}"))
         choices.append(Choice(COLUMNS, "No: choose the columns", f"there are {len(seen.columns)}"))
@@ -185,7 +185,7 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
     if answer.startswith(SWAP):
         asked, answered = seen.used_columns
         return _with_columns(draft, {"prompt": answered, "completion": asked})
-    if answer == PAIR and (pair := other_reading(seen.columns, *seen.used_columns)):
+    if answer == PAIR and (pair := other_reading(seen.columns, seen.used_columns[0])):
         return _with_columns(draft, {"prompt": pair[0], "completion": pair[1]})
     if answer == ENCODING:
         found = seen.encodings[0]

@@ -116,7 +116,13 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("encoding", "question"), [("cp1256", "أين الطلب رقم {}؟"), ("cp1252", "Où est la clé n° {} ? À côté"), ("cp1251", "Где заказ {}?")]
+    ("encoding", "question"),
+    [
+        ("cp1256", "أين الطلب رقم {}؟"),
+        ("cp1256", "أين مفتاحي؟ إنه على الطاولة بجانب الكتاب. شكرا جزيلا على مساعدتكم، إلى اللقاء غدا. {}"),  # could be Cyrillic
+        ("cp1252", "Où est la clé n° {} ? À côté"),
+        ("cp1251", "Где заказ {}?"),
+    ],
 )
 def test_arabic_of_windows_is_read_and_french_stays_french(tmp_path: Path, encoding: str, question: str) -> None:
     rows = [(question.format(number), question.format("x")) for number in range(5)]
