@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -175,14 +175,16 @@ def _way_out(reason: str) -> str:
     return "Correct these rows, or check that the content of the file matches its extension."
 
 
-def _lines(numbers: list[int]) -> str:
-    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+def _lines(numbers: Iterable[int]) -> str:
+    """Where rows are; a .json file may have all of them in one line."""
+    different = list(dict.fromkeys(numbers))
+    return f"line{'s' if len(different) > 1 else ''} {', '.join(map(str, different))}"
 
 
 def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed: float, files: Sequence[str] = ()) -> TooManyBadRows:
     """The error for a larger share of unusable rows than `allowed`; names the first of them. `files` are those with usable rows."""
     alike = groupby(listed[:3], key=lambda row: (row.file, row.reason))
-    first = "; ".join(f"{file} {_lines([row.line for row in rows])}: {reason}" for (file, reason), rows in alike)
+    first = "; ".join(f"{file} {_lines(row.line for row in rows)}: {reason}" for (file, reason), rows in alike)
     more = f"; and {skipped - 3} more" if skipped > 3 else ""
     enough = min(1.0, math.ceil(100 * skipped / read) / 100)
     hint = f"Correct or remove them. Up to {100 * allowed:g} % are skipped. To skip all of these: --set dataset.bad_rows={enough:g}"

@@ -218,6 +218,9 @@ def test_chatgpts_conversations_are_the_turns_that_a_person_sees(tmp_path: Path)
         "column mapping has a message of 'python'; known are system, user, assistant and tool"
     ]
     assert {"title", "current_node", "mapping beside the newest branch"} <= set(rows.facts.ignored_text)
+    (tmp_path / "tools.json").write_text(json.dumps([talks[0], *[talks[1]] * 3]))
+    with pytest.raises(BadRow, match=r"\(tools\.json line 1: column mapping has a message of 'python'"):
+        read(tmp_path / "tools.json")
 
 
 def test_claudes_conversations_are_read(tmp_path: Path) -> None:
