@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from finetune.errors import Interrupted
+
 Handler = Callable[[int, FrameType | None], None]
 
 CTRL_C: tuple[int, ...] = (signal.SIGINT,)
@@ -75,6 +77,8 @@ def no_interrupt_lost() -> Iterator[Callable[[], None]]:
     with on_signals(noted):
         try:
             yield check
+        except Interrupted:  # somebody has said already what was stopped, and how it goes on
+            raise
         except Exception:
             check()
             raise

@@ -8,8 +8,10 @@ It reports who is signed in to the Hub, if anybody; the token itself is never sh
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -49,11 +51,21 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
 
 def _cache(folder: Path) -> list[Fact]:
     """What of the cache is large and can be deleted; nothing where there is none of it."""
-    found = {kind: sum(path.lstat().st_size for path in (folder / kind).rglob("*") if path.is_file()) for kind in MADE_AGAIN}
+    found = {kind: _bytes_of(folder / kind) for kind in MADE_AGAIN}
     listed = [f"{kind} {size(taken)}" for kind, taken in sorted(found.items(), key=lambda each: -each[1]) if taken]
     if not listed:
         return []
     return [("cache", f"{size(sum(found.values()))}: {', '.join(listed)}; what you delete of it is made again when it is needed", True)]
+
+
+def _bytes_of(folder: Path) -> int:
+    """Of all files in a folder; what a run renames or removes meanwhile may be missing."""
+    taken = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                taken += Path(place, name).lstat().st_size
+    return taken
 
 
 def _package(name: str, *, needed: bool) -> Fact:

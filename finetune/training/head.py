@@ -297,5 +297,6 @@ def learned_positions(model: nn.Module) -> int | None:
     """The most tokens of a row where each position has a learned vector, as in GPT-2 and OPT; None where positions are computed."""
     inner = causal_lm(model)
     context, tokens = context_length(inner), set(inner.get_input_embeddings().modules())
-    tables = (module for module in inner.modules() if isinstance(module, nn.Embedding) and module not in tokens)
+    reads_text = inner.get_decoder() if hasattr(inner, "get_decoder") else inner  # what sees pictures has positions of its own
+    tables = (module for module in reads_text.modules() if isinstance(module, nn.Embedding) and module not in tokens)
     return context if any(table.num_embeddings - context in (0, 2) for table in tables) else None  # OPT's begin at 2

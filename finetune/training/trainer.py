@@ -48,7 +48,7 @@ from finetune.training.step_count import CPU_TOKENS
 from finetune.training.together import Parts, Wishes
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", *NUMBERS)
-LOWER_IS_BETTER = ("ce", "kl", "approximate_kl")  # what an evaluation gives beside the loss
+LOWER_IS_BETTER = ("ce", "kl")  # the last words of what an evaluation gives beside the loss: eval_ce, eval_mine_approximate_kl
 NEED_LOGITS = {  # arguments of a Trainer, and why they are of no use here
     "compute_loss_func": "has its own loss",
     "compute_metrics": "keeps no logits, and evaluate() gives the loss",
@@ -329,7 +329,7 @@ class SupervisedTrainer(ResumableTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._each_row_once(self._prepare_inputs(inputs))
         for name in NUMBERS:
             inputs.pop(name, None)  # numbers the rows of the training set only
         with torch.no_grad():
@@ -337,6 +337,16 @@ class SupervisedTrainer(ResumableTrainer):
             loss = self.compute_loss(model, inputs)
             self.evaluated_loss = self.evaluated_loss.to(loss.device) + loss.detach() * (self.evaluated_tokens - before)
         return loss.detach(), None, None
+
+    def _each_row_once(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Without labels where an evaluation's last batches begin again, as accelerate makes them so that all processes have as many."""
+        last, rows = self.accelerator.gradient_state, len(inputs["input_ids"])
+        own = max(0, last.remainder - self.processes.rank * rows)
+        if self.processes.size == 1 or not last.end_of_dataloader or last.remainder <= 0 or own >= rows:
+            return inputs
+        labels = inputs["labels"].clone()
+        labels[own:] = NO_LOSS
+        return {name: value for name, value in inputs.items() if name != KNOWN} | {"labels": labels}
 
     def evaluation_loop(
         self,
@@ -371,7 +381,7 @@ def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
         if is_given:
             raise RecipeError(f"{problem}.", hint="Leave it out, or use the Trainer of transformers.")
     metric = str(args.metric_for_best_model)
-    if metric.removeprefix("eval_") in LOWER_IS_BETTER and args.greater_is_better:
+    if metric.rpartition("_")[2] in LOWER_IS_BETTER and args.greater_is_better:
         raise RecipeError(
             f"The lower {metric} is, the better, and greater_is_better is True: of what is not called loss the Trainer takes the highest.",
             hint=f'TrainingArguments(metric_for_best_model="{metric}", greater_is_better=False, ...)',

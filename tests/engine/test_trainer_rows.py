@@ -13,15 +13,19 @@ import peft
 import pytest
 import torch
 import transformers
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from letters import tokenizer
-from pico import arguments, assert_same_weights, pico, pico_rows
+from pico import Rows, arguments, assert_same_weights, pico, pico_rows
 from test_distillation_trainer import textbook
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, IterableDataset, TensorDataset
 
+from finetune.data.labels import learned
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.models.load import dequantised, is_packed
+from finetune.training.head import learned_positions
+from finetune.training.processes import Processes
 from finetune.training.trainer import SupervisedTrainer
 
 ROWS = pico_rows(8)
@@ -149,6 +153,17 @@ def test_rows_longer_than_there_are_positions_are_refused(name: str, tmp_path: P
     assert trainer_on([{"input_ids": [5] * 129}], tmp_path).train().global_step == 1, "rotary positions have no end"
 
 
+def test_the_positions_of_pictures_are_no_limit_of_text() -> None:
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sees = transformers.CLIPVisionConfig(**small, image_size=28, patch_size=14)
+    config = transformers.LlavaConfig(
+        vision_config=sees, text_config=transformers.LlamaConfig(**small, vocab_size=9, max_position_embeddings=5)
+    )
+    model = transformers.LlavaForConditionalGeneration(config)
+    assert model.model.vision_tower.get_submodule("embeddings.position_embedding").num_embeddings == 5
+    assert learned_positions(model) is None
+
+
 def t5() -> Any:
     return transformers.T5ForConditionalGeneration(
         transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
@@ -215,9 +230,9 @@ def test_the_adapter_of_a_student_in_4_bits_learns_as_beside_the_same_values_in_
         student = taught(ROWS, tmp_path, model=adapted(model), teacher_model=pico("qwen3"))
         trained.append({name: parameter for name, parameter in student.named_parameters() if "lora_" in name})
     begun = dict(adapted(in_4_bits(tmp_path / "base")).named_parameters())
-    for name, learned in trained[0].items():
-        torch.testing.assert_close(learned, trained[1][name], rtol=1e-4, atol=1e-6)
-        assert not torch.equal(learned, begun[name])
+    for name, after in trained[0].items():
+        torch.testing.assert_close(after, trained[1][name], rtol=1e-4, atol=1e-6)
+        assert not torch.equal(after, begun[name])
 
 
 def test_a_model_in_4_bits_that_has_answered_is_trained_or_refused(tmp_path: Path) -> None:
@@ -238,6 +253,9 @@ def test_the_best_checkpoint_by_a_part_of_the_loss_is_that_with_the_lowest(tmp_p
     more = {"eval_dataset": pico_rows(5, seed=3), "alpha": 1.0}
     with pytest.raises(RecipeError, match="The lower eval_ce is, the better, and greater_is_better is True"):
         trainer_on(ROWS, tmp_path, args=kept, **more)
+    for name in ("eval_mine_kl", "approximate_kl"):
+        with pytest.raises(RecipeError, match=f"The lower {name} is, the better"):
+            trainer_on(ROWS, tmp_path, args={**kept, "metric_for_best_model": name}, **more | {"eval_dataset": {"mine": ROWS}})
     trainer = trainer_on(ROWS, tmp_path, args={**kept, "greater_is_better": False, "num_train_epochs": 3, "learning_rate": 0.5}, **more)
     trainer.train()
     told = [entry["eval_ce"] for entry in trainer.state.log_history if "eval_ce" in entry]
@@ -259,6 +277,23 @@ def test_the_loss_of_an_evaluation_is_the_mean_over_tokens_however_rows_lie_in_b
         expected = textbook(trainer.model, trainer.teachers[0].model, rows, 0.3, 2.0).item()
         assert told["eval_loss"] == pytest.approx(expected, rel=1e-9)
         assert told["eval_loss"] == pytest.approx(0.3 * told["eval_ce"] + 0.7 * 4 * told["eval_kl"], rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [5, 6, 7, 8])
+def test_an_evaluation_by_two_processes_counts_a_row_once(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pico_rows(count, seed=9)
+    trainer = trainer_on(ROWS, tmp_path, args={"per_device_eval_batch_size": 2})
+    whole = trainer.evaluate(rows)["eval_loss"]
+    total, tokens = 0.0, 0
+    for rank in range(2):
+        monkeypatch.setattr(trainer, "processes", Processes(2, rank))
+        sampler: Any = BatchSamplerShard(BatchSampler(range(count), 2, False), 2, rank)
+        trainer.evaluated_tokens, trainer.evaluated_loss = 0, torch.zeros(())
+        for batch in DataLoaderShard(Rows(rows), batch_sampler=sampler, collate_fn=trainer.data_collator):
+            trainer.prediction_step(trainer.model, batch, True)
+        total, tokens = total + float(trainer.evaluated_loss), tokens + trainer.evaluated_tokens
+    assert tokens == sum(len(learned(row)) for row in rows)
+    assert total / tokens == pytest.approx(whole, rel=1e-9)
 
 
 def test_tokens_seen_without_padding_are_counted_without_padding(tmp_path: Path) -> None:

@@ -32,6 +32,25 @@ def test_the_doctor_says_what_of_the_cache_is_large_and_can_be_deleted(tmp_path:
     assert said == "12 MB: teachers 9 MB, models 3 MB; what you delete of it is made again when it is needed"
 
 
+def test_the_doctor_looks_at_a_cache_in_which_a_run_renames_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, whole = tmp_path / "models" / ".a.part", tmp_path / "models" / "a"
+    part.mkdir(parents=True)
+    for folder in (part, tmp_path / "teachers"):
+        folder.mkdir(exist_ok=True)
+        (folder / "states").write_bytes(b"\0" * 2_000_000)
+    scandir = os.scandir
+
+    def renamed(place: Path) -> object:
+        if str(place) == str(part):
+            part.rename(whole)
+        return scandir(place)
+
+    monkeypatch.setattr("os.scandir", renamed)
+    ((_, said, _),) = _cache(tmp_path)
+    assert whole.exists()
+    assert said.startswith("2 MB: teachers 2 MB;")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the tool is a shell script here")
 @pytest.mark.parametrize(
     ("answer", "gpu"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from written_run import written_run
 
+from finetune.errors import Interrupted
 from finetune.run_folder import TRAINING
 from finetune.screen.live_run import _stopped
 from finetune.stopping import CTRL_C, ENDED, LOST, Ended, ended_like_ctrl_c, no_interrupt_lost, on_signals, until_ctrl_c
@@ -75,6 +76,17 @@ def test_an_interrupt_that_a_library_swallows_is_raised_again(number: int) -> No
         with pytest.raises(kind):
             work(fails=fails)
     assert done == []
+
+
+def test_what_was_said_of_an_interrupt_is_not_lost() -> None:
+    def uploads() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise Interrupted("The upload was stopped.") from None
+
+    with pytest.raises(Interrupted, match="The upload was stopped"), no_interrupt_lost():
+        uploads()
 
 
 def test_without_an_interrupt_an_error_is_that_error() -> None:
