@@ -34,6 +34,7 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|problem writing element
 UNKNOWN_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 PAUSES = (0.01, 0.05, 0.2, 0.8) if os.name == "nt" else ()  # seconds
 A_DAY = 86_400  # seconds
+LARGER_FILES = "Raise that limit (ulimit -f)"
 OTHER_CACHE = "set FINETUNE_CLI_CACHE to a folder on another disk"
 
 
@@ -123,7 +124,7 @@ def unwritable_cache(folder: Path, error: OSError) -> HardwareError:
     if no_room(error):
         what, instead = "is full", "Free some space"
     if _limit(error) == errno.EFBIG:
-        what = f"takes no file larger than {_largest_file()}"
+        what, instead = f"takes no file larger than {_largest_file()}", LARGER_FILES
     return HardwareError(f"The cache folder {folder} {what}.", hint=f"{instead}, or {OTHER_CACHE}.")
 
 
@@ -232,7 +233,7 @@ def disk_full(what: str, needed: int, folder: Path, error: BaseException) -> Dis
     """The error for what a run could not write: how much it needs, and what there is no more of."""
     because, first = {
         errno.EDQUOT: (f"your quota in {folder} is used up", "Free some space there, or ask for a larger quota"),
-        errno.EFBIG: (f"no file in {folder} may be larger than {_largest_file()}", "Raise that limit (ulimit -f)"),
+        errno.EFBIG: (f"no file in {folder} may be larger than {_largest_file()}", LARGER_FILES),
     }.get(_limit(error) or 0, (f"{size(free_disk(folder))} are free in {folder}", "Free some space there"))
     return DiskFull(
         f"{what} did not fit on the disk: it needs about {size(needed)}, and {because}.",
