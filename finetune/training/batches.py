@@ -33,8 +33,11 @@ class WithLengths:
     the `longest`: a GPU would not survive them.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]], vocabulary: int | None = None, longest: int | None = None) -> None:
-        self.collator, self.vocabulary, self.longest = collator, vocabulary, longest
+    vocabulary: int | None = None  # of the model, once there is one
+    longest: int | None = None
+
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
+        self.collator = collator
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         if not rows:  # of a process without a share of the step

@@ -100,8 +100,8 @@ class SupervisedTrainer(ResumableTrainer):
             check_causal(model)
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would share batches among GPUs by DataParallel, past the loss here
         pad = padding_id(kwargs.get("processing_class"), model)
-        limits = () if model is None else (causal_lm(model).get_input_embeddings().weight.shape[0], learned_positions(model))
-        super().__init__(model=model, args=args, data_collator=WithLengths(data_collator or Collator(pad), *limits), **kwargs)
+        collator = WithLengths(data_collator or Collator(pad))
+        super().__init__(model=model, args=args, data_collator=collator, **kwargs)
         self.pad_id, self.held_out = pad, held_out
         self.real_tokens = 0
         self.supervised_tokens = 0
@@ -121,6 +121,7 @@ class SupervisedTrainer(ResumableTrainer):
         use_fast_linear(self.model)
         keep_unpacked(self.model)  # else one in 4 bits has no gradients after the next line, on a CPU
         check_head(self.model)
+        collator.vocabulary, collator.longest = causal_lm(self.model).get_input_embeddings().weight.shape[0], learned_positions(self.model)
         self.add_callback(KeepPaddingId(self.model))
         self.masks = needs_mask(self.model)
         self.context = context_length(self.model)

@@ -153,6 +153,12 @@ def test_rows_longer_than_there_are_positions_are_refused(name: str, tmp_path: P
     assert trainer_on([{"input_ids": [5] * 129}], tmp_path).train().global_step == 1, "rotary positions have no end"
 
 
+def test_tokens_beyond_a_model_that_the_trainer_makes_are_refused_too(tmp_path: Path) -> None:
+    rows = [{"input_ids": [5, 131, 7]}]
+    with pytest.raises(DatasetError, match="Token 131 of the input_ids"):
+        trainer_on(rows, tmp_path, model=None, model_init=lambda: pico("llama", dtype=torch.float64)).train()
+
+
 def test_the_positions_of_pictures_are_no_limit_of_text() -> None:
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     sees = transformers.CLIPVisionConfig(**small, image_size=28, patch_size=14)
