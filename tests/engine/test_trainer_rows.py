@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.models.load import dequantised, is_packed
-from finetune.training.head import learned_positions
+from finetune.training.head import learned_positions, nothing_packed
 from finetune.training.processes import Processes
 from finetune.training.trainer import SupervisedTrainer
 
@@ -316,11 +315,16 @@ def test_rows_of_text_can_be_given_to_evaluate_and_predict(tmp_path: Path) -> No
     assert trainer.evaluate({"mine": TEXTS})["eval_mine_loss"] == told
 
 
-def test_trainings_in_several_threads_leave_transformers_as_it_was(tmp_path: Path) -> None:
-    looks = transformers.masking_utils.find_packed_sequence_indices
-    threads = [threading.Thread(target=taught, args=(ROWS, tmp_path / str(number))) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert transformers.masking_utils.find_packed_sequence_indices is looks
+def test_forward_passes_of_several_threads_leave_transformers_as_it_was() -> None:
+    """Each begins while the other runs, and the first to begin is the first to end."""
+
+    def looks() -> Any:
+        return transformers.masking_utils.find_packed_sequence_indices
+
+    before, one, other = looks(), nothing_packed(), nothing_packed()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert looks() is not before, "the other still runs"
+    other.__exit__(None, None, None)
+    assert looks() is before
