@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from read_files import workbook
 
 from finetune.data.readers import excel
 from finetune.data.reading import open_source
@@ -18,18 +19,6 @@ from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
 HEADER = ("question", "answer")
-
-
-def workbook(path: Path, **sheets: list[tuple[Any, ...]]) -> Path:
-    openpyxl = pytest.importorskip("openpyxl")
-    book = openpyxl.Workbook()
-    book.remove(book.active)
-    for name, rows in sheets.items():
-        sheet = book.create_sheet(name)
-        for row in rows:
-            sheet.append(row)
-    book.save(path)
-    return path
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:

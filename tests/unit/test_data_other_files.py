@@ -5,27 +5,15 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from read_files import learned, read
 
-from finetune.data.reading import Rows, read_rows
 from finetune.data.split import divide
 from finetune.errors import BadRow, DatasetError, EmptyDataset, UnknownFormat
-from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
-from finetune.runtime import RuntimeOptions
 
 ROWS = [("Where is order 1?", "At the door; ring, twice."), ("And order 2?", "In the shed."), ("Order 3?", "Lost, sorry.")]
-
-
-def read(path: Path, **settings: Any) -> Rows:
-    spec = DatasetSpec(source=str(path), samples=None, **settings)
-    return read_rows(spec, RuntimeOptions(cache_dir=path.parent / "cache"), Recorder())
-
-
-def learned(rows: Rows) -> list[tuple[str, ...]]:
-    return [tuple(turn["content"] for turn in row["messages"]) for row in rows.dataset]
 
 
 @pytest.mark.parametrize(

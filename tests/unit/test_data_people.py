@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from read_files import learned, read, workbook
 
-from finetune.data.reading import Rows, read_rows
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
@@ -19,34 +19,12 @@ from finetune.shell import quoted
 ROWS = [("Where is order 1?", "At the door; ring, twice."), ("And order 2?", "In the shed."), ("Order 3?", "Lost, sorry.")]
 
 
-def read(path: Path, **settings: Any) -> Rows:
-    spec = DatasetSpec(source=str(path), samples=None, **settings)
-    return read_rows(spec, RuntimeOptions(cache_dir=path.parent / "cache"), Recorder())
-
-
-def learned(rows: Rows) -> list[tuple[str, ...]]:
-    return [tuple(turn["content"] for turn in row["messages"]) for row in rows.dataset]
-
-
-def workbook(path: Path, sheets: dict[str, list[tuple[Any, ...]]], hidden: tuple[str, ...] = ()) -> Path:
-    openpyxl = pytest.importorskip("openpyxl")
-    book = openpyxl.Workbook()
-    book.remove(book.active)
-    for name, rows in sheets.items():
-        sheet = book.create_sheet(name)
-        for row in rows:
-            sheet.append(row)
-        sheet.sheet_state = "hidden" if name in hidden else "visible"
-    book.save(path)
-    return path
-
-
 # Tables with a title above them, and workbooks with other sheets.
 
 
 def test_a_title_above_the_names_of_a_workbooks_columns_is_not_read_and_said(tmp_path: Path) -> None:
     sheet = [(None, "FAQ 2024"), (None, "Last change: May"), (), (None, "Question", "Answer"), *((None, *row) for row in ROWS)]
-    rows = read(workbook(tmp_path / "faq.xlsx", {"FAQ": sheet}))
+    rows = read(workbook(tmp_path / "faq.xlsx", **{"FAQ": sheet}))
     assert learned(rows) == ROWS
     assert rows.facts.notes[0] == "faq.xlsx: `FAQ 2024` and 1 more above the names of the columns is not read."
     assert rows.dataset[0]["line"] == 5
@@ -87,9 +65,7 @@ def test_a_first_line_with_names_is_no_title(tmp_path: Path, content: str, first
 
 @pytest.mark.parametrize("cover", [[("Our shop",), ("Maintained by Anna",)], [("Version", "1.2"), ("Owner", "Anna")]])
 def test_the_sheet_with_rows_is_read_wherever_it_is(tmp_path: Path, cover: list[tuple[Any, ...]]) -> None:
-    path = workbook(
-        tmp_path / "faq.xlsx", {"Cover": cover, "Lists": [("x", "y"), (1, 2)], "Data": [("Question", "Answer"), *ROWS]}, ("Lists",)
-    )
+    path = workbook(tmp_path / "faq.xlsx", ("Lists",), Cover=cover, Lists=[("x", "y"), (1, 2)], Data=[("Question", "Answer"), *ROWS])
     rows = read(path)
     assert learned(rows) == ROWS
     assert rows.facts.notes == ["faq.xlsx: the sheet Data is read, and not Cover."]
@@ -103,18 +79,18 @@ def test_the_sheet_with_rows_is_read_wherever_it_is(tmp_path: Path, cover: list[
     ],
 )
 def test_a_sheet_with_one_column_of_text_has_rows_too(tmp_path: Path, sheets: dict[str, list[tuple[Any, ...]]], first: tuple[str]) -> None:
-    assert learned(read(workbook(tmp_path / "texts.xlsx", sheets)))[0] == first
+    assert learned(read(workbook(tmp_path / "texts.xlsx", **sheets)))[0] == first
 
 
 def test_of_sheets_with_unknown_columns_the_largest_is_meant(tmp_path: Path) -> None:
     sheets = {"About": [("Version", "1.2"), ("Owner", "Anna")], "FAQ": [("Frage", "Antwort"), *ROWS]}
     with pytest.raises(UnknownFormat, match="Frage, Antwort"):
-        read(workbook(tmp_path / "faq.xlsx", sheets))
+        read(workbook(tmp_path / "faq.xlsx", **sheets))
 
 
 def test_a_named_column_chooses_its_sheet(tmp_path: Path) -> None:
     sheets = {"English": [("question", "answer"), ("q", "a")], "Deutsch": [("Frage", "Antwort"), *ROWS]}
-    rows = read(workbook(tmp_path / "faq.xlsx", sheets), columns={"prompt": "Frage", "completion": "Antwort"})
+    rows = read(workbook(tmp_path / "faq.xlsx", **sheets), columns={"prompt": "Frage", "completion": "Antwort"})
     assert learned(rows) == ROWS
 
 
