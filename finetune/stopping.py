@@ -79,7 +79,7 @@ def no_interrupt_lost() -> Iterator[Callable[[], None]]:
             yield check
         except Interrupted:  # somebody has said already what was stopped, and how it goes on
             raise
-        except Exception:
+        except Exception:  # of any kind: what a library made of the interrupt; without one it goes on as it came
             check()
             raise
         check()
