@@ -21,6 +21,7 @@ from finetune.wizard.draft import Draft, ask_field, get, has_writer, parsed, put
 from finetune.wizard.dropped import dropped
 from finetune.wizard.faults import spoken_hint
 from finetune.wizard.host import HostInfo
+from finetune.wizard.layout import beginning
 from finetune.wizard.prompter import Choice, Prompter
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ MORE_TOPIC = (
     "A file with a dozen rows of your own shows it better what you want: name it among the advanced settings."
 )
 MOST_CORRECTIONS = 9
-LONGEST_NOTE = 40  # letters of a value beside its column
+LONGEST_NOTE = 40  # columns of the screen for a value beside the name of its column
 MORE_READING = (
     "Above is one of your rows. What is marked is the answer that a model learns to give, and the rest is what it is given. "
     "If columns or text encoding are wrong, say so here."
@@ -249,7 +250,7 @@ def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") 
 def _beginning(value: object) -> str:
     """A value in a few words."""
     text = " ".join(strip_control_chars(str("" if value is None else value)).split())
-    return text if len(text) <= LONGEST_NOTE else f"{text[: LONGEST_NOTE - 1]}…"
+    return text if beginning(text, LONGEST_NOTE) == text else f"{beginning(text, LONGEST_NOTE - 1)}…"
 
 
 def _with_columns(draft: Draft, columns: dict[str, str]) -> Draft:

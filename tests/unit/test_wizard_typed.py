@@ -83,6 +83,14 @@ def test_columns_without_a_known_name_are_shown_with_their_values_and_the_wordie
     assert notes == ["0", "2024-01-01", "Where is order 0?", "It is on its way.", "5"]
 
 
+@pytest.mark.parametrize(("letter", "shown"), [("a", 39), ("字", 19)])
+def test_a_long_value_of_a_column_takes_as_much_of_the_line_in_every_script(letter: str, shown: int) -> None:
+    Path("long.csv").write_text("\n".join(["left,right", *[f"{letter * 60},b"] * 20]), encoding="utf-8")
+    prompter = Listening({"dataset.source": "a file", "dataset.file": "long.csv"})
+    asked(prompter)
+    assert prompter.offered["dataset.columns.prompt"][0].note == f"{letter * shown}…"
+
+
 def test_a_token_that_is_typed_takes_the_place_of_one_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     stored: list[str] = []
     monkeypatch.setenv("HF_TOKEN", "hf_refusedRefused")
