@@ -104,8 +104,8 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
 
     from finetune.distillation.student import make_student
     from finetune.hardware.machine import inspect
+    from finetune.recipe.settings import FromTeacher
     from finetune.runtime import RuntimeOptions
-    from finetune.settings import FromTeacher
 
     machine = inspect(RuntimeOptions(dtype=CONTENDERS[name]))
     ours = name.startswith(("this project", "the same"))

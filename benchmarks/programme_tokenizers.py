@@ -108,8 +108,8 @@ def retokenised(folder: str) -> str:
     from finetune.distillation.student import make_student
     from finetune.hardware.machine import inspect
     from finetune.recipe import DatasetSpec
+    from finetune.recipe.settings import FromTeacher
     from finetune.runtime import RuntimeOptions
-    from finetune.settings import FromTeacher
 
     tokenizer, model = contest.starter(inspect(RuntimeOptions()), ours=True)
     content = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from finetune import registry
-from finetune.schema import keys_of_names, recipe_keys, recipe_schema
+from finetune.recipe.schema import keys_of_names, recipe_keys, recipe_schema
 
 MARK = "<!-- every setting -->"
 LIMITS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}", "minItems": "{} or more"}

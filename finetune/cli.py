@@ -2,7 +2,7 @@
 
     main(["run", "recipe.yaml", "--set", "training.epochs=1"])        # 0
 
-Errors become one sentence, a hint and an exit code here and nowhere else. What the commands do is in finetune/commands.py.
+Errors become one sentence, a hint and an exit code here and nowhere else. What the commands do is in finetune/command_line/commands.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from finetune.arguments import parser
+from finetune.command_line.arguments import parser
 from finetune.errors import FinetuneError, without_secrets
 from finetune.foreign import is_panic
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed
-from finetune.stopping import ended_like_ctrl_c
+from finetune.system.stopping import ended_like_ctrl_c
 
 DEBUG = "Run the command again with --debug to see where it happened."
 NARROWEST = 10  # columns that a sentence is broken into
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--plain" in given:
         os.environ["TERM"] = "dumb"  # nothing moves on such a terminal
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
-        from finetune.shell_completion import answer
+        from finetune.command_line.completion import answer
 
         answer(parser())
     try:
@@ -103,7 +103,7 @@ def say(message: str, hint: str | None = None) -> None:
 def _dispatch(given: list[str]) -> int:
     root = parser()
     arguments = root.parse_args(_command_first(given, root))
-    from finetune import commands
+    from finetune.command_line import commands
 
     with ended_like_ctrl_c():
         code = int(getattr(commands, arguments.command)(arguments))

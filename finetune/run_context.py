@@ -18,8 +18,8 @@ from finetune import registry
 from finetune.errors import RecipeError
 from finetune.events import Fanout, stage
 from finetune.recipe import Recipe, StudentSpec
+from finetune.recipe.task_settings import practises
 from finetune.runtime import RuntimeOptions
-from finetune.task_settings import practises
 
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData

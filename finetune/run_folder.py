@@ -17,9 +17,9 @@ from typing import Any
 
 from finetune.errors import BadInput, DiskFull, FolderInUse, OutputExists
 from finetune.foreign import read_settings
-from finetune.paths import looking_at, typed_path
-from finetune.shell import quoted
-from finetune.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, replace, to_disk, write_whole
+from finetune.system.paths import looking_at, typed_path
+from finetune.system.shell import quoted
+from finetune.system.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, replace, to_disk, write_whole
 
 ROWS, TRAINING, BENCHMARK, UPLOAD, FINISHED = "rows", "training", "benchmark", "upload", "finished"  # what a run is at
 REMADE = "Run `finetune-cli benchmark OUTPUT_DIR` to make it again."

@@ -24,9 +24,9 @@ from finetune.errors import BenchmarkError, RecipeError
 from finetune.foreign import reading
 from finetune.formatting import counted
 from finetune.hub.reachability import hub_reachable, offline_reason
-from finetune.paths import typed_path
 from finetune.recipe import BenchmarkSpec
 from finetune.registry import did_you_mean
+from finetune.system.paths import typed_path
 
 PACKAGE = "lm_eval"
 INSTALL = "pip install lm_eval"

@@ -36,7 +36,7 @@ from finetune.events import Reporter
 from finetune.hardware.peak_memory import release
 from finetune.recipe import BenchmarkSpec
 from finetune.runtime import RuntimeOptions
-from finetune.storage import write_whole
+from finetune.system.storage import write_whole
 from finetune.training.head import causal_lm, check_head, head_of
 from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 

@@ -22,9 +22,9 @@ from typing import cast
 
 from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import DatasetNotFound
-from finetune.python_source import parsed
 from finetune.registry import did_you_mean
-from finetune.storage import digest, write_whole
+from finetune.system.python_source import parsed
+from finetune.system.storage import digest, write_whole
 
 INSTRUCTION = "Write the one-line docstring of this Python function."
 LONGEST_SOURCE = 1200  # characters, about 350 tokens: longer functions would make the demo slower, not better

@@ -22,7 +22,7 @@ from finetune.data.endings import ARCHIVE, KINDS, PACKED, READABLE, Kind, can_be
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable, reading
 from finetune.hub.datasets import PINNED
-from finetune.paths import looking_at, typed_path
+from finetune.system.paths import looking_at, typed_path
 
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face datasets
 OF_A_RUN = ("recipe.yaml", "debug.log")  # in the folder run/ of an output folder; the log is there first

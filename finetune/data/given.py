@@ -34,7 +34,7 @@ from finetune.events import Recorder
 from finetune.formatting import counted
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.storage import digest, unwritable_cache, write_whole
+from finetune.system.storage import digest, unwritable_cache, write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

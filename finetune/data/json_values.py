@@ -15,7 +15,7 @@ import tokenize
 from itertools import pairwise
 from typing import Any
 
-from finetune import python_source
+from finetune.system import python_source
 
 
 class Number(str):

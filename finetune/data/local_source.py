@@ -16,7 +16,7 @@ from finetune.data.rows import Origin, Row, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import reading
 from finetune.recipe import DatasetSpec
-from finetune.storage import file_hash
+from finetune.system.storage import file_hash
 
 POINTER = b"version https://git-lfs.github.com/"
 

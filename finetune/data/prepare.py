@@ -35,7 +35,7 @@ from finetune.events import Progress, Recorder, Reporter
 from finetune.models.template_facts import fixed_date
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.storage import cache_folder, digest
+from finetune.system.storage import cache_folder, digest
 
 if TYPE_CHECKING:
     from datasets import Dataset

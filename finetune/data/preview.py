@@ -20,8 +20,8 @@ from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder, Reporter
 from finetune.foreign import reading, reason
 from finetune.recipe import DatasetSpec
+from finetune.recipe.settings import TEACHER
 from finetune.runtime import RuntimeOptions
-from finetune.settings import TEACHER
 
 # What only some models can be taught; which one it will be is not known yet.
 THINKS = "Reasoning is learned if the model's chat template takes it; if not, it is left out, and the plan says so."

@@ -44,9 +44,9 @@ from finetune.errors import BadRow, DatasetNotFound, UnknownFormat
 from finetune.events import Progress, Reporter
 from finetune.foreign import LONGEST, reading, reason
 from finetune.recipe import DatasetSpec
+from finetune.recipe.settings import cell_text
 from finetune.runtime import RuntimeOptions
-from finetune.settings import cell_text
-from finetune.storage import cache_folder, digest
+from finetune.system.storage import cache_folder, digest
 
 if TYPE_CHECKING:
     from datasets import Dataset

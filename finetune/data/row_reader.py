@@ -20,7 +20,7 @@ from finetune.data.formats.tools import is_nothing
 from finetune.data.rows import NotWanted, RowProblem
 from finetune.errors import UnknownFormat
 from finetune.formatting import counted
-from finetune.settings import ColumnsSpec
+from finetune.recipe.settings import ColumnsSpec
 
 LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
 KEPT = 20  # rows of the sample, to which one with a new column is compared

@@ -34,7 +34,7 @@ from finetune.data.labels import labels_of, unpadded
 from finetune.distillation.signals import Signal
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.formatting import size
-from finetune.storage import write_whole
+from finetune.system.storage import write_whole
 from finetune.training.head import Head
 
 VERSION = 1

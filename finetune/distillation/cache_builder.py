@@ -41,7 +41,7 @@ from finetune.distillation.signals import Signal
 from finetune.distillation.teacher_pass import TeacherPass
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
-from finetune.storage import PART, Lock, NoLock, changed, check_room, file_hash, lock, unwritable_cache
+from finetune.system.storage import PART, Lock, NoLock, changed, check_room, file_hash, lock, unwritable_cache
 from finetune.training.head import Head, head_of
 
 SHARD_BYTES = 64 * 2**20

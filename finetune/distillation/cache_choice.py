@@ -13,10 +13,10 @@ from pathlib import Path
 from finetune import registry
 from finetune.distillation.cache_builder import NO_ROOM_HINT
 from finetune.distillation.signals import Signal, bytes_of
-from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError
 from finetune.formatting import size
-from finetune.storage import check_room, free_disk
+from finetune.recipe.distillation_settings import FeaturesSpec
+from finetune.system.storage import check_room, free_disk
 from finetune.training.head import Head
 
 SPARE_BYTES = 10**9  # left free on the disk for checkpoints and other programs

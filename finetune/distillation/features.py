@@ -30,8 +30,8 @@ from finetune.distillation.teachers import Teacher
 from finetune.distillation.terms import Batch, View, Watched, weights_of
 from finetune.distillation.terms.attention import head_width
 from finetune.distillation.terms.projections import begin, projections
-from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError
+from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.training.batches import sent
 
 

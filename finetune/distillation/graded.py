@@ -22,7 +22,7 @@ from finetune.distillation.signals.top_k import token_bytes
 from finetune.events import Reporter
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.storage import digest
+from finetune.system.storage import digest
 
 VERSION = 1  # raise it when the same answers would give other numbers
 SHARD_TOKENS = 4096  # supervised: what an interruption can lose of what was paid for

@@ -26,7 +26,7 @@ from finetune.distillation.cutting import layer_stack
 from finetune.distillation.terms import Term, Watched, weights_of
 from finetune.distillation.terms.attention import head_width
 from finetune.distillation.terms.inner_layers import layer_pairs
-from finetune.distillation_settings import FeaturesSpec
+from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.training.head import causal_lm
 
 Outputs = dict[str, list[Tensor]]

@@ -22,12 +22,12 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune import registry
 from finetune.distillation.grids import Grid
-from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import ModelError, RecipeError
 from finetune.hardware.matmul import FastLinear, learned_linear, use_fast_linear
 from finetune.methods.inventory import tower_names
 from finetune.models.llama_cpp import architecture_of
-from finetune.settings import FromTeacher
+from finetune.recipe.distillation_settings import QuantizeSpec
+from finetune.recipe.settings import FromTeacher
 from finetune.training.head import causal_lm
 
 

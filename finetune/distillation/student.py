@@ -18,7 +18,7 @@ from finetune import registry
 from finetune.distillation.students import Made, Rows
 from finetune.errors import ModelError
 from finetune.events import Notice, Reporter
-from finetune.settings import FromTeacher
+from finetune.recipe.settings import FromTeacher
 from finetune.training.head import causal_lm
 
 

@@ -42,13 +42,13 @@ from finetune.distillation.teachers import Teacher, runs_of, shares
 from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.top_k import TopKLoss
 from finetune.distillation.vocabulary import shared_vocabulary
-from finetune.distillation_settings import FeaturesSpec, OnPolicySpec
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.events import Reporter
 from finetune.hardware.matmul import use_fast_linear
-from finetune.noise import hush
 from finetune.recipe import Recipe
-from finetune.teacher_settings import SELF
+from finetune.recipe.distillation_settings import FeaturesSpec, OnPolicySpec
+from finetune.recipe.teacher_settings import SELF
+from finetune.system.noise import hush
 from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, sent, some_rows, supervised_counts
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss, precision
 from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id

@@ -13,8 +13,8 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from finetune.children import python_command
 from finetune.engines.files import Lines, Workplace
+from finetune.system.children import python_command
 
 
 def main(folder: str, told: str) -> int:

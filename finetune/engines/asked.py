@@ -25,7 +25,7 @@ from finetune.events import Reporter
 from finetune.run.loading import attach_method, itself, load_base, load_teacher, quantised
 from finetune.run.train_model import Asked
 from finetune.run_context import RunContext
-from finetune.storage import write_whole
+from finetune.system.storage import write_whole
 from finetune.training.head import Head
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
-from finetune.children import python_child
 from finetune.engines.files import Workplace
 from finetune.engines.torchrun import Torchrun
 from finetune.errors import BadInput
 from finetune.runtime import RuntimeOptions
+from finetune.system.children import python_child
 
 TRIES = 4  # in all: of a training whose workers are lost
 INSTALL = "pip install 'ray[train]'"

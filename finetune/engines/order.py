@@ -30,7 +30,7 @@ from finetune.run.train_model import Order
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.storage import check_room, write_whole
+from finetune.system.storage import check_room, write_whole
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.head import causal_lm
 from finetune.training.saved_tensors import weights_of

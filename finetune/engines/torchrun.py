@@ -22,7 +22,6 @@ from typing import Any
 import psutil
 import torch
 
-from finetune.children import python_child
 from finetune.engines import asked as teacher
 from finetune.engines.files import Followed, Workplace, error_of, event_of
 from finetune.engines.order import give
@@ -31,7 +30,8 @@ from finetune.events import Event, Notice, Progress, TrainingFinished
 from finetune.run.train_model import Asked, Order
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.shell import quoted
+from finetune.system.children import python_child
+from finetune.system.shell import quoted
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome

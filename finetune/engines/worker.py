@@ -21,7 +21,7 @@ from finetune.engines.files import Lines, Workplace
 from finetune.engines.order import take
 from finetune.errors import FinetuneError, TrainingError
 from finetune.events import Notice, Recorder
-from finetune.noise import hush
+from finetune.system.noise import hush
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 

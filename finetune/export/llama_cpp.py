@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.children import end, python_child
 from finetune.errors import FinetuneError
 from finetune.export.asking import Turns
 from finetune.formatting import strip_control_chars
+from finetune.system.children import end, python_child
 
 AS_IT_IS = "Nothing was kept. Use the folder itself: transformers, vLLM and MLX load it."
 

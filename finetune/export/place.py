@@ -11,7 +11,7 @@ from pathlib import Path
 from finetune.errors import BadInput
 from finetune.publish.merged import check_target
 from finetune.run_folder import BENCHMARK, TRAINING, RunFolder
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 
 ELSEWHERE = "name a folder on another disk: --to-dir"
 OURS = (".gguf", ".onnx", ".data", ".json", ".jinja", ".model", ".txt")

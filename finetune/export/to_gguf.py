@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from finetune import registry
-from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter, stage
 from finetune.export.asking import Asking
@@ -42,9 +41,10 @@ from finetune.publish.card import licence_of
 from finetune.publish.elsewhere import gguf_commands
 from finetune.publish.merged import base_changed
 from finetune.recipe import Recipe
+from finetune.recipe.distillation_settings import QuantizeSpec
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.storage import check_room, disk_may_fill, file_hash, whole_folder
+from finetune.system.storage import check_room, disk_may_fill, file_hash, whole_folder
 from finetune.training.decoding import greedy
 from finetune.training.head import padding_id
 

@@ -34,7 +34,7 @@ from finetune.models.tokenizer_files import save_tokenizer
 from finetune.publish.merged import base_changed
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.storage import check_room, disk_may_fill, file_hash, whole_folder
+from finetune.system.storage import check_room, disk_may_fill, file_hash, whole_folder
 
 NEEDS = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = "pip install onnx onnxscript onnxruntime"

@@ -22,7 +22,7 @@ from torch import Tensor
 from finetune.errors import FinetuneError
 from finetune.export.kinds import Kind, format_of
 from finetune.export.quantising import encode
-from finetune.storage import to_disk
+from finetune.system.storage import to_disk
 
 Progress = Callable[[int, int], None]
 

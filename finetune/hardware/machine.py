@@ -29,7 +29,7 @@ from finetune.foreign import reason
 from finetune.hardware.cpu import cores, cpu_name
 from finetune.hardware.limits import limits
 from finetune.runtime import RuntimeOptions
-from finetune.storage import free_disk, write_whole
+from finetune.system.storage import free_disk, write_whole
 
 if TYPE_CHECKING:
     import torch

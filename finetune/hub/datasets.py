@@ -25,7 +25,7 @@ from finetune.hub.failures import one_sentence, said
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.storage import digest, write_whole
+from finetune.system.storage import digest, write_whole
 
 NAME = r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)"
 SOURCE = re.compile(rf"{NAME}(@(?P<revision>[\w./-]+))?")

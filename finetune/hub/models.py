@@ -31,7 +31,7 @@ from finetune.model_folder import (
 )
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
-from finetune.storage import check_room
+from finetune.system.storage import check_room
 
 
 def fetch(name: str, revision: str | None, runtime: RuntimeOptions, reporter: Reporter) -> tuple[Path, str]:

@@ -19,7 +19,7 @@ from finetune.errors import RecipeError
 from finetune.events import RanksSettled, Reporter
 from finetune.methods.base import Footprint, Method, MethodContext, TargetModules, attach_adapter
 from finetune.methods.lora import Dropout
-from finetune.settings import MethodSpec, Usual
+from finetune.recipe.settings import MethodSpec, Usual
 
 if TYPE_CHECKING:
     from torch import Tensor

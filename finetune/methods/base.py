@@ -17,7 +17,7 @@ from pydantic import Field
 
 from finetune.errors import ModelError
 from finetune.events import Reporter
-from finetune.settings import MethodSpec
+from finetune.recipe.settings import MethodSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

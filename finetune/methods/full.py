@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from finetune.methods.base import Footprint, Method, MethodContext
-from finetune.settings import MethodSpec
+from finetune.recipe.settings import MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -21,7 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from finetune.formatting import count, percent
-from finetune.python_source import parsed
+from finetune.system.python_source import parsed
 
 if TYPE_CHECKING:
     from torch import nn

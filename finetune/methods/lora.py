@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from finetune.methods.base import Footprint, Method, MethodContext, TargetModules, attach_adapter
-from finetune.settings import MethodSpec, Usual
+from finetune.recipe.settings import MethodSpec, Usual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

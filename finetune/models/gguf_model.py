@@ -20,7 +20,7 @@ from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.models.gguf_file import Header, dequantised
 from finetune.models.llama_cpp import KNOWN, places, query_scale, rotations
-from finetune.storage import OTHER_CACHE, cache_folder, check_room
+from finetune.system.storage import OTHER_CACHE, cache_folder, check_room
 
 if TYPE_CHECKING:
     from numpy import ndarray

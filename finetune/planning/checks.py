@@ -19,7 +19,7 @@ from finetune.models.quantised import stored_as, training_problem
 from finetune.planning.practice import check_practice
 from finetune.run_context import RunContext
 from finetune.run_folder import beside
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 from finetune.training.step_count import rows_of_step, steps_of
 
 

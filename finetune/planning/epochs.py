@@ -12,8 +12,8 @@ from finetune.formatting import epochs
 from finetune.planning.evaluation import with_enough_to_measure
 from finetune.planning.rounds import estimate_rounds
 from finetune.planning.shape import shapes_of
+from finetune.recipe.settings import AUTO_EPOCHS
 from finetune.run_context import RunContext
-from finetune.settings import AUTO_EPOCHS
 
 SEEN = 600  # rows that training should see in all, if the data has few
 MOST = 20.0  # for 30 rows and fewer

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from finetune import registry, storage
+from finetune import registry
 from finetune.distillation.routes import teacher_rows
 from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
-from finetune.paths import typed_path
 from finetune.planning.asked_before import known
 from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
 from finetune.planning.evaluation import measuring
@@ -29,6 +28,8 @@ from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
 from finetune.planning.stages import AROUND, GRADING, HELD_OUT, MEASURING, PRACTICE, TEACHER, TRAINING, added, costs_seconds, of_measured
 from finetune.run_context import RunContext
+from finetune.system import storage
+from finetune.system.paths import typed_path
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, divided, steps_of
 

@@ -8,9 +8,9 @@ kept_bytes(context, 0, 9000, 9500, 15)  # on disk, of the inner layers and relat
 from __future__ import annotations
 
 from finetune.distillation.terms import weights_of
-from finetune.distillation_settings import FeaturesSpec
+from finetune.recipe.distillation_settings import FeaturesSpec
+from finetune.recipe.settings import FromTeacher
 from finetune.run_context import RunContext
-from finetune.settings import FromTeacher
 
 TRAINED = 16  # bytes of a weight in float32 that trains, with its gradient and Adam's state
 SCORES = 6  # matrices of scores that exist at once: see distillation/terms/by_hand.py

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune.recipe.teacher_settings import grading_words, host_of
 from finetune.run_context import RunContext
-from finetune.teacher_settings import grading_words, host_of
 
 READ_PER_SECOND = 500.0  # tokens that a server reads, of which nothing is known
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
-from finetune.children import end, python_child
 from finetune.events import Progress
 from finetune.run_context import RunContext
-from finetune.storage import unwritable_cache
+from finetune.system.children import end, python_child
+from finetune.system.storage import unwritable_cache
 from finetune.training.step_count import divided
 
 SECONDS = 20.0

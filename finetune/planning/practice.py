@@ -13,8 +13,8 @@ from typing import Any
 
 from finetune.formatting import count, percent, roughly
 from finetune.models.facts import ModelFacts, describe
+from finetune.recipe.task_settings import practises
 from finetune.run_context import RunContext
-from finetune.task_settings import practises
 
 CUT = 0.5  # of the data's own answers; if more are longer, so will be the student's
 

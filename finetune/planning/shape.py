@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.distillation.quantised import check_quantised
-from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import RecipeError
 from finetune.methods.base import MethodContext
 from finetune.methods.earlier import EarlierAdapter
@@ -20,8 +19,9 @@ from finetune.planning.estimate import Learning, Shape
 from finetune.planning.features import check_features
 from finetune.planning.without_weights import without_weights
 from finetune.recipe import StudentSpec
+from finetune.recipe.distillation_settings import QuantizeSpec
+from finetune.recipe.settings import FromTeacher
 from finetune.run_context import RunContext
-from finetune.settings import FromTeacher
 
 
 def shape_of(context: RunContext) -> Shape:

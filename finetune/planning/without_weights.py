@@ -12,7 +12,7 @@ from finetune.foreign import reading
 from finetune.model_folder import AGAIN
 from finetune.models.kind import auto_class, configuration, try_text_alone
 from finetune.models.location import LocatedModel
-from finetune.settings import FromTeacher
+from finetune.recipe.settings import FromTeacher
 
 
 def without_weights(located: LocatedModel, wanted: FromTeacher | None = None) -> Any:

@@ -53,8 +53,8 @@ from finetune.publish.redaction import (
 )
 from finetune.publish.run_facts import RunFacts
 from finetune.recipe import Recipe
+from finetune.recipe.settings import GENERATED
 from finetune.run_folder import REMADE, RunFolder
-from finetune.settings import GENERATED
 from finetune.training.choice import in_words as which_step
 
 TEXT_MODEL = "AutoModelForCausalLM"

@@ -9,8 +9,8 @@ from finetune.benchmark.names import in_few_bits
 from finetune.distillation.terms import in_words
 from finetune.formatting import strip_control_chars
 from finetune.recipe import Recipe
-from finetune.task_settings import task_words
-from finetune.teacher_settings import grading_words
+from finetune.recipe.task_settings import task_words
+from finetune.recipe.teacher_settings import grading_words
 
 
 def distillation_lines(recipe: Recipe) -> list[str]:

@@ -23,7 +23,7 @@ from finetune.models.starter import REVISION
 from finetune.publish.redaction import adapters_base, hub_model
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, beside
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 
 LONGEST_IN_OLLAMA = 80
 

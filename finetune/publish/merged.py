@@ -33,8 +33,8 @@ from finetune.models.saved import complete
 from finetune.publish.card import write_card
 from finetune.run_folder import REMADE, RunFolder, check_can_be_made, free_name
 from finetune.runtime import RuntimeOptions
-from finetune.shell import quoted
-from finetune.storage import check_room, disk_may_fill, part_of, whole_folder
+from finetune.system.shell import quoted
+from finetune.system.storage import check_room, disk_may_fill, part_of, whole_folder
 from finetune.training.head import padding_id
 
 PROMPTS = (

@@ -21,7 +21,7 @@ from finetune.hub.datasets import PINNED
 from finetune.model_folder import adapter_base, is_adapter
 from finetune.models.location import ModelSource, parse
 from finetune.recipe import DatasetSpec, Recipe
-from finetune.settings import GENERATED
+from finetune.recipe.settings import GENERATED
 
 BASE = "base_model_name_or_path"
 PATH_KEY = re.compile(r"(_or_path|_path|_file|_dir|_folder)$")  # where transformers and peft record what something was loaded from

@@ -28,8 +28,8 @@ from finetune.publish.exported_files import to_upload
 from finetune.publish.redaction import adapters_base, base_model, public_benchmark, public_config, public_continued, public_recipe
 from finetune.recipe import Recipe, UploadSpec
 from finetune.run_folder import FINISHED, REMADE, UPLOAD, RunFolder
-from finetune.shell import joined, quoted
-from finetune.storage import changed
+from finetune.system.shell import joined, quoted
+from finetune.system.storage import changed
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd

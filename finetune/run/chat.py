@@ -29,13 +29,13 @@ from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
-from finetune.noise import hush
 from finetune.publish.merged import base_changed
 from finetune.recipe import Recipe
 from finetune.registry import did_you_mean
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.stopping import until_ctrl_c
+from finetune.system.noise import hush
+from finetune.system.stopping import until_ctrl_c
 from finetune.training.decoding import greedy, stop_ids
 from finetune.training.head import causal_lm, context_length, padding_id
 

@@ -23,7 +23,7 @@ from finetune.foreign import reading
 from finetune.recipe import dotted
 from finetune.run.history import Run
 from finetune.run_folder import REMADE
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 
 SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
 COSTS = {"parameters": "size", "bytes_on_disk": "size", "tokens_per_second": "speed", "peak_memory_bytes": "speed"}  # group of each

@@ -23,13 +23,13 @@ from typing import Any
 
 from finetune.benchmark.generation import SPEED_PROMPTS
 from finetune.benchmark.scoring import Cost, chosen_rows
-from finetune.children import end, python_child
 from finetune.errors import HardwareError
 from finetune.events import Notice, Progress
 from finetune.formatting import size
 from finetune.hardware.machine import inspect
 from finetune.planning.stages import FEWEST_PARAMETERS
 from finetune.run_context import RunContext
+from finetune.system.children import end, python_child
 
 ROUNDS = 5
 FEWEST_ROUNDS = 3

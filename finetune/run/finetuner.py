@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import Interrupted, RecipeError
 from finetune.events import BenchmarkFinished, Fanout, Recorder, Reporter, Resumed
-from finetune.noise import hush
 from finetune.recipe import DistillationSpec, Recipe, TrainingSpec
 from finetune.registry import did_you_mean
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, ROWS, STAGES, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.shell import quoted
+from finetune.system.noise import hush
+from finetune.system.shell import quoted
 
 if TYPE_CHECKING:
     from finetune.benchmark.scoring import Scores

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe
-from finetune.settings import DatasetSpec
+from finetune.recipe.settings import DatasetSpec
 
 if TYPE_CHECKING:
     from finetune.runtime import RuntimeOptions

@@ -14,12 +14,12 @@ from finetune.distillation.setup import DistillationSetup, tell
 from finetune.distillation.teachers import Teacher
 from finetune.errors import VocabularyMismatch
 from finetune.formatting import size
+from finetune.recipe.teacher_settings import grading_words, host_of
 from finetune.run_context import RunContext
-from finetune.shell import quoted
 from finetune.sources.account import BudgetUsedUp
 from finetune.sources.grader import Grader
 from finetune.sources.server import Server
-from finetune.teacher_settings import grading_words, host_of
+from finetune.system.shell import quoted
 from finetune.training.head import head_of
 
 

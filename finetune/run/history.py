@@ -21,12 +21,12 @@ from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
 from finetune.foreign import RECIPE_BYTES, printable, reading, reason
 from finetune.formatting import kept, spoken
-from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
+from finetune.recipe.teacher_settings import SELF, name_of, teachers_of
 from finetune.registry import title
 from finetune.run.resume import find
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
-from finetune.teacher_settings import SELF, name_of, teachers_of
+from finetune.system.paths import looking_at, typed_path
 
 PASSED_OVER = {"node_modules", "site-packages", "__pycache__"}
 TAIL = 1 << 16  # bytes of events.jsonl in which the last step is looked for

@@ -30,10 +30,10 @@ from finetune.models.location import locate
 from finetune.models.new_tokens import give_rows, new_tokens_of
 from finetune.planning.asked_before import remember
 from finetune.recipe import StudentSpec
+from finetune.recipe.settings import FromTeacher
 from finetune.run.train_model import Asked, engine_of
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
-from finetune.settings import FromTeacher
 from finetune.training.head import Head
 from finetune.training.loop import parameters_of, trainable
 from finetune.training.step_count import steps_of

@@ -25,7 +25,6 @@ from finetune.formatting import counted
 from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
-from finetune.noise import hush
 from finetune.recipe import Recipe, dotted, parse_override
 from finetune.run.chat import asked_to_think
 from finetune.run.check import find_tasks
@@ -33,6 +32,7 @@ from finetune.run.several import LETTERS
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.system.noise import hush
 
 PARTS = ("dataset", "benchmark", "seed")  # of a recipe: what says on which rows, and how, a model is measured
 OF_RUNS = ("dataset.held_out", "dataset.eval_split", "dataset.answers", "benchmark.speed")

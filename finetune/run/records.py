@@ -16,9 +16,9 @@ from finetune import __version__
 from finetune.events import DataPrepared, Fanout, JsonLines, Notice, Planned
 from finetune.models.location import LocatedModel
 from finetune.planning.estimate import Plan
+from finetune.recipe.schema import EDITOR_LINE, recipe_schema
 from finetune.run_context import RunContext
 from finetune.run_folder import ROWS, TRAINING, RunFolder
-from finetune.schema import EDITOR_LINE, recipe_schema
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "tokenizers", "bitsandbytes", "rouge-score")
 

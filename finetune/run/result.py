@@ -16,11 +16,11 @@ from finetune.events import OwnAnswers, RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
 from finetune.model_folder import is_adapter
 from finetune.models.saved import complete
+from finetune.recipe.teacher_settings import OneTeacherSpec, part_of
 from finetune.run.baselines import TeacherScores, measure
 from finetune.run.costs import measure_costs
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
-from finetune.teacher_settings import OneTeacherSpec, part_of
 from finetune.training.head import padding_id
 
 OF_A_ROUND = ("perplexity", "kl", "agreement")

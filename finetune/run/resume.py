@@ -21,7 +21,7 @@ from finetune.recipe import Recipe, dotted
 from finetune.run.records import environment
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, ROWS, TRAINING, UPLOAD, RunFolder
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 
 EXACT = ("torch", "transformers", "peft")  # libraries whose major version decides what a checkpoint means

@@ -17,7 +17,7 @@ from finetune.errors import RecipeError
 from finetune.events import Notice
 from finetune.run.baselines import measure, teacher_answers
 from finetune.run_context import RunContext
-from finetune.storage import digest
+from finetune.system.storage import digest
 
 METRIC = "rougeL"
 LISTED = "List the rounds, and leave out distillation.until."

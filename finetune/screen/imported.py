@@ -15,7 +15,7 @@ from finetune.importing.imported import SECTIONS, Imported
 from finetune.importing.lines import MAPPED, MISSING, RUNTIME, SAME, UNKNOWN
 from finetune.screen.tables import to_copy
 from finetune.screen.wording import command_name
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 
 STYLES = {MISSING: "warning", UNKNOWN: "warning", RUNTIME: ""}
 WIDTH = 78

@@ -23,7 +23,7 @@ from finetune.screen.plan_table import PlanScreen
 from finetune.screen.reporter import working
 from finetune.screen.results import show_results
 from finetune.screen.wording import command_name
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 
 if TYPE_CHECKING:
     from finetune.run.finetuner import LLMFineTuner, RunResult

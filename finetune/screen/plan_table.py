@@ -17,12 +17,12 @@ from finetune.events import DataPrepared, Event, Planned
 from finetune.formatting import count, kept, percent, size, strip_control_chars
 from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec, TeacherSpec
+from finetune.recipe.task_settings import task_words
+from finetune.recipe.teacher_settings import OneTeacherSpec, grading_words, host_of, part_of
 from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about, briefly
-from finetune.task_settings import task_words
-from finetune.teacher_settings import OneTeacherSpec, grading_words, host_of, part_of
 
 LEAST_SHOWN = 0.02  # of the time
 CACHES = {

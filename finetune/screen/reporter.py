@@ -25,7 +25,7 @@ from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import AS_IT_IS, people
 from finetune.screen.quiet import quiet
 from finetune.screen.wording import duration
-from finetune.stopping import no_interrupt_lost
+from finetune.system.stopping import no_interrupt_lost
 
 REFRESHES_PER_SECOND = 4  # each takes a moment from the training on a small machine
 SECONDS_BETWEEN_LINES = 5.0

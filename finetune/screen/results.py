@@ -42,7 +42,7 @@ from finetune.run_folder import free_name
 from finetune.screen.console import STUDENT
 from finetune.screen.tables import NARROW, block, in_words, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 from finetune.training.choice import in_words as which_step
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 
 
 def duration(seconds: float) -> str:

@@ -17,13 +17,13 @@ from finetune.errors import BadRow, EmptyDataset, RecipeError
 from finetune.events import Progress, RowsWritten
 from finetune.foreign import reading
 from finetune.run_folder import ROWS, RunFolder
-from finetune.shell import quoted
 from finetune.sources.account import BudgetUsedUp
 from finetune.sources.base import Making, Source
 from finetune.sources.dataset import prepared
 from finetune.sources.teacher import teacher_of
 from finetune.sources.written import Batch, Row, Written
-from finetune.storage import digest
+from finetune.system.shell import quoted
+from finetune.system.storage import digest
 
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.events import Notice, Reporter
 from finetune.hub.retry import WAITS, pause_after
-from finetune.teacher_settings import TeacherSpec
+from finetune.recipe.teacher_settings import TeacherSpec
 
 AT_ONCE = 8  # requests
 SECONDS = 300.0  # for one answer

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import RecipeError
 from finetune.models.facts import describe
+from finetune.recipe.teacher_settings import host_of
 from finetune.sources.server import Server
-from finetune.storage import digest
-from finetune.teacher_settings import host_of
+from finetune.system.storage import digest
 
 if TYPE_CHECKING:
     from finetune.run_context import RunContext

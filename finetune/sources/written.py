@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.foreign import reading
-from finetune.storage import lock, to_disk, unwritable_cache
+from finetune.system.storage import lock, to_disk, unwritable_cache
 
 Row = dict[str, Any]
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from finetune.errors import Diverged
 from finetune.events import CheckpointSaved, Notice, Reporter, TrainingStep
 from finetune.hardware.peak_memory import PeakMemory, release
-from finetune.stopping import LOST, on_signals
+from finetune.system.stopping import LOST, on_signals
 from finetune.training.head import causal_lm
 from finetune.training.resumable import SavePolicy, random_states_now
 

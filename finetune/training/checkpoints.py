@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from finetune.errors import BadInput, DiskFull
 from finetune.foreign import reading
-from finetune.storage import PART, changed, disk_full, no_room, whole_folder
+from finetune.system.storage import PART, changed, disk_full, no_room, whole_folder
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"

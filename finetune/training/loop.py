@@ -22,7 +22,7 @@ from finetune.formatting import epochs, roughly
 from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
-from finetune.storage import check_room
+from finetune.system.storage import check_room
 from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.choice import in_words

@@ -20,7 +20,7 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import Tensor
 
-from finetune.storage import file_hash
+from finetune.system.storage import file_hash
 from finetune.training.checkpoints import Checkpoint, Files, Parts
 from finetune.training.processes import Processes
 

@@ -21,8 +21,8 @@ from finetune.data.files import looks_local, named_files
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.formatting import strip_control_chars
-from finetune.paths import looking_at, typed_path
 from finetune.recipe import DatasetSpec
+from finetune.system.paths import looking_at, typed_path
 from finetune.wizard import preload
 from finetune.wizard.prompter import Fragments
 

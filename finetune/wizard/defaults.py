@@ -13,7 +13,7 @@ from typing import Any
 from finetune import registry
 from finetune.formatting import size
 from finetune.recipe import STARTER, merge
-from finetune.teacher_settings import SELF
+from finetune.recipe.teacher_settings import SELF
 from finetune.wizard.host import HostInfo
 
 

@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 from finetune import registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, merge, nested
-from finetune.settings import GENERATED, Known, help_of, label, usual
-from finetune.teacher_settings import TOP_K
+from finetune.recipe.settings import GENERATED, Known, help_of, label, usual
+from finetune.recipe.teacher_settings import TOP_K
 from finetune.wizard.explained import more_about, notes_of
 from finetune.wizard.prompter import Check, Choice, Complete, Prompter, Question, Read, anything
 

@@ -10,7 +10,7 @@ import re
 import shlex
 
 from finetune.errors import BadInput
-from finetune.paths import typed_path
+from finetune.system.paths import typed_path
 
 QUOTED = re.compile(r"""'([^']*)'|"([^"]*)"|(\S+)""")  # Windows: a backslash separates folders
 

@@ -23,7 +23,7 @@ from finetune.errors import (
     UploadError,
 )
 from finetune.recipe import Recipe, known_fields
-from finetune.settings import label
+from finetune.recipe.settings import label
 
 TITLES = ("Approach", "Models", "Dataset", "Configuration", "Training", "Benchmark", "Upload")
 # The longest beginning of a key decides; what is asked for among the advanced settings is in STEP 4.

@@ -6,9 +6,9 @@ draft = ask(draft, prompter)        # one of the advanced settings
 from __future__ import annotations
 
 from finetune import registry
-from finetune.distillation_settings import DistillationSpec
 from finetune.recipe import known_fields, merge
-from finetune.settings import help_of, label
+from finetune.recipe.distillation_settings import DistillationSpec
+from finetune.recipe.settings import help_of, label
 from finetune.wizard.draft import Draft, get, imitates, layer, problem, shown
 from finetune.wizard.prompter import Choice, Prompter
 

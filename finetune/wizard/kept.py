@@ -89,7 +89,7 @@ class KeptAnswers:
 
     def keep(self, answers: Mapping[str, Answer], changes: list[dict[str, Any]], taken_back: Mapping[str, Answer]) -> None:
         """Write all answers so far; a disk that does not take them is told about at the end."""
-        from finetune.storage import write_whole
+        from finetune.system.storage import write_whole
 
         kept, before = (
             {key: answer.to_dict() for key, answer in part.items() if key.partition("-")[0] not in DECISIONS}

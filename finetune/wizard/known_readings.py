@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput
+from finetune.recipe.settings import ColumnsSpec
 from finetune.runtime import default_cache
-from finetune.settings import ColumnsSpec
-from finetune.storage import write_whole
+from finetune.system.storage import write_whole
 
 KEYS = ("columns", "text_as", "encoding")  # of the dataset; they depend on the file alone
 MOST = 200

@@ -5,8 +5,8 @@ draft = chosen(draft)          # practice with its defaults, and an epoch for it
 
 from __future__ import annotations
 
-from finetune.distillation_settings import OnPolicySpec
 from finetune.recipe import Recipe, merge
+from finetune.recipe.distillation_settings import OnPolicySpec
 from finetune.wizard.draft import Draft
 
 FEWEST_EPOCHS = 2  # practice begins after the first

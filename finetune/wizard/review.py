@@ -9,20 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import schema
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import FinetuneError
 from finetune.formatting import epochs, size
-from finetune.paths import looking_at, typed_path
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, schema
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.data import data_report
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import working
 from finetune.screen.wording import about, command_name
-from finetune.shell import quoted
-from finetune.stopping import until_ctrl_c
+from finetune.system.paths import looking_at, typed_path
+from finetune.system.shell import quoted
+from finetune.system.stopping import until_ctrl_c
 from finetune.training.step_count import rows_of_step
 from finetune.wizard import preload
 from finetune.wizard.data_preview import state

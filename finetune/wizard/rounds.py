@@ -6,10 +6,10 @@ draft = ask(draft, prompter, facts)      # facts of the teacher, None if they ar
 from __future__ import annotations
 
 from finetune.distillation.curricula.progressive import LEAST, gentle_rounds
-from finetune.distillation_settings import DistillationSpec
 from finetune.models.facts import ModelFacts
 from finetune.recipe import merge
-from finetune.settings import help_of, label
+from finetune.recipe.distillation_settings import DistillationSpec
+from finetune.recipe.settings import help_of, label
 from finetune.wizard.draft import Draft, layer, problem
 from finetune.wizard.prompter import Prompter
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune.settings import help_of, label
-from finetune.teacher_settings import TeacherSpec
+from finetune.recipe.settings import help_of, label
+from finetune.recipe.teacher_settings import TeacherSpec
 from finetune.wizard.draft import problem
 from finetune.wizard.prompter import Prompter
 

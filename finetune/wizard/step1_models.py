@@ -8,8 +8,8 @@ from finetune.formatting import count
 from finetune.hub.catalogue import CATALOGUE
 from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER
-from finetune.settings import FromTeacher, help_of, label
-from finetune.teacher_settings import SELF
+from finetune.recipe.settings import FromTeacher, help_of, label
+from finetune.recipe.teacher_settings import SELF
 from finetune.wizard import on_policy, rounds, served_teacher, several_teachers, suggest, which_model
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.draft import Draft, field_of, get, problem, put, written_by_teacher

@@ -11,9 +11,9 @@ from finetune.data.formats import wordy
 from finetune.data.formats.text import other_reading
 from finetune.errors import DatasetError, RecipeError
 from finetune.formatting import strip_control_chars
-from finetune.paths import typed_path
 from finetune.recipe import DatasetSpec, Recipe
-from finetune.settings import GENERATED, TEACHER
+from finetune.recipe.settings import GENERATED, TEACHER
+from finetune.system.paths import typed_path
 from finetune.wizard import hub_dataset, known_readings, suggest, writer
 from finetune.wizard.data_preview import Rows, fragments, look, rows_of
 from finetune.wizard.defaults import with_epochs

@@ -8,9 +8,9 @@ from typing import Any
 
 from finetune import registry
 from finetune.errors import BadInput
+from finetune.recipe.settings import MethodSpec, help_of, label
 from finetune.run_folder import RunFolder
 from finetune.screen.plan_table import fit_line
-from finetune.settings import MethodSpec, help_of, label
 from finetune.wizard.draft import Draft, ask_field, get, imitates, put
 from finetune.wizard.dropped import dropped
 from finetune.wizard.host import HostInfo

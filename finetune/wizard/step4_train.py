@@ -6,8 +6,8 @@ from finetune import registry
 from finetune.errors import DatasetError, RecipeError
 from finetune.events import Recorder
 from finetune.recipe import Recipe, merge
-from finetune.settings import GENERATED, help_of, label
-from finetune.task_settings import TASKS, practises
+from finetune.recipe.settings import GENERATED, help_of, label
+from finetune.recipe.task_settings import TASKS, practises
 from finetune.wizard import few_bits, on_policy, preload, several_teachers, suggest
 from finetune.wizard.draft import NULL, Draft, ask_field, field_of, get, has_writer, imitates, layer, put
 from finetune.wizard.dropped import dropped

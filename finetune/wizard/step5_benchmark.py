@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune.recipe import Recipe
-from finetune.settings import BenchmarkSpec, help_of
+from finetune.recipe.settings import BenchmarkSpec, help_of
 from finetune.wizard.data_preview import Rows, rows_of
 from finetune.wizard.draft import Draft, ask_field, get, parsed, put
 from finetune.wizard.host import HostInfo

@@ -19,7 +19,7 @@ from finetune.screen.quiet import quiet
 from finetune.screen.reporter import working
 from finetune.screen.upload import upload_picture
 from finetune.screen.wording import command_name
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 from finetune.wizard.draft import problem
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Fragments, Prompter, hint

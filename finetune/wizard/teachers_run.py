@@ -12,9 +12,9 @@ from typing import Any
 from finetune.data.files import looks_local, named_files
 from finetune.errors import BadInput
 from finetune.foreign import printable
-from finetune.paths import looking_at, typed_path
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
+from finetune.system.paths import looking_at, typed_path
 
 
 def proposal(teacher: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from finetune.errors import ModelError, ModelGated, RecipeError
 from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.recipe import STARTER, Recipe
-from finetune.teacher_settings import SELF
+from finetune.recipe.teacher_settings import SELF
 from finetune.wizard import served_teacher, suggest
 from finetune.wizard.dropped import dropped
 from finetune.wizard.host import HostInfo

@@ -145,7 +145,7 @@ def test_a_distillation_leaves_a_smaller_model_that_is_nearer_to_its_teacher(dis
 @pytest.mark.parametrize(("name", "trainable"), [("code-comments", 4_884_480), ("smaller-model", 71_915_328), ("full", 134_515_008)])
 def test_a_shipped_recipe_can_be_planned(name: str, trainable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = LLMFineTuner(Recipe.load(ROOT / "finetune" / "recipes" / f"{name}.yaml")).plan()
+    plan = LLMFineTuner(Recipe.load(ROOT / "finetune" / "recipe" / "examples" / f"{name}.yaml")).plan()
     assert plan.rows + plan.held_out_rows == 450
     assert plan.trainable_parameters == trainable
     assert plan.memory_total < 8e9, "it is meant for a laptop"

@@ -14,7 +14,7 @@ from finetune.errors import BadInput
 from finetune.recipe import Recipe
 from finetune.run.chat import COMMANDS, SINGLE, Talk, _answer_both, _next, asked_to_think, chat, single_turn
 from finetune.runtime import RuntimeOptions
-from finetune.stopping import Ended, ended_like_ctrl_c
+from finetune.system.stopping import Ended, ended_like_ctrl_c
 
 
 @pytest.fixture(autouse=True)

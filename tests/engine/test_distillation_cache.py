@@ -11,7 +11,7 @@ import pytest
 import torch
 from pico import pico, pico_rows
 
-from finetune import registry, storage
+from finetune import registry
 from finetune.distillation import cache_builder
 from finetune.distillation.cache import TeacherCache, model_identity, rows_hash, write_file
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts
@@ -20,6 +20,7 @@ from finetune.distillation.signals import bytes_of
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.events import Notice, Progress, Recorder
 from finetune.formatting import size
+from finetune.system import storage
 from finetune.training.head import Head, head_of
 
 ROWS = pico_rows(30)

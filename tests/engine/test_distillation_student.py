@@ -19,7 +19,7 @@ from finetune.distillation.students.layers import blocks_to_leave_out
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError, RecipeError, TrainingError, VocabularyMismatch
 from finetune.events import Notice, Recorder
-from finetune.settings import FromTeacher
+from finetune.recipe.settings import FromTeacher
 from finetune.training.head import head_of
 
 ROWS = pico_rows(6)

@@ -97,7 +97,7 @@ def test_other_architectures_and_tokenizers_are_refused_with_those_that_are_know
 def test_a_full_disk_and_ctrl_c_leave_nothing_and_it_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of("llama", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("finetune.storage.free_disk", lambda folder: 1000)
+        patch.setattr("finetune.system.storage.free_disk", lambda folder: 1000)
         with pytest.raises(DiskFull, match="The exported file needs"):
             GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
     resource = pytest.importorskip("resource")

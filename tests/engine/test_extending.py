@@ -21,8 +21,8 @@ from finetune import Recipe, cli, registry
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Recorder
 from finetune.hardware.machine import glance
+from finetune.recipe.schema import recipe_schema
 from finetune.run_folder import RunFolder
-from finetune.schema import recipe_schema
 from finetune.wizard import ask_recipe
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import Choice, Question, ScriptedPrompter

@@ -22,8 +22,8 @@ from finetune.benchmark.perplexity import answer_losses
 from finetune.errors import Diverged, Interrupted, OutputExists, RecipeError
 from finetune.events import Notice, Recorder, read_events
 from finetune.hardware.machine import glance
+from finetune.recipe.schema import EDITOR_LINE, recipe_schema
 from finetune.run.finetuner import RunResult
-from finetune.schema import EDITOR_LINE, recipe_schema
 from finetune.wizard import ask_recipe
 from finetune.wizard.host import HostInfo
 from finetune.wizard.prompter import ScriptedPrompter

@@ -18,9 +18,9 @@ from finetune.distillation.cache_builder import build_cache, supervised_counts
 from finetune.distillation.features import Features
 from finetune.distillation.inside import Compared, facts_of, narrow
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import TrainingError
 from finetune.events import Progress, Recorder
+from finetune.recipe.distillation_settings import FeaturesSpec
 
 ROWS = pico_rows(12)
 FEATURES: dict[str, Any] = {"layers": [1, 3], "relations": ["k", "v"]}

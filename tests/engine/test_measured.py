@@ -14,8 +14,8 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 from workshop import WORDS, Workshop
 
-from finetune import commands
 from finetune.benchmark.intervals import change, statistics_of
+from finetune.command_line import commands
 from finetune.errors import BadInput, BenchmarkError, EmptyDataset
 from finetune.events import Notice, Recorder
 from finetune.run.measured import measure_models, recipe_of

@@ -19,9 +19,9 @@ from finetune.distillation.curricula.warm_then_on_policy import slow_down
 from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, repetition, write_answers
 from finetune.distillation.on_policy.practice import OWN, Practice, halves, replaced
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.distillation_settings import OnPolicySpec
 from finetune.errors import RecipeError
 from finetune.events import Notice, OwnAnswers, Recorder
+from finetune.recipe.distillation_settings import OnPolicySpec
 
 SPEC: dict[str, Any] = {"share": 0.5, "tokens": 6, "refresh": 5}
 ROWS = pico_rows(8)

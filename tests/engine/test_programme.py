@@ -22,8 +22,8 @@ from finetune.distillation.inside import compared_of
 from finetune.distillation.loss import Distillation
 from finetune.distillation.several_teachers import Mixture, Routed, mixed
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import RecipeError, TrainingError, VocabularyMismatch
+from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import head_of
 

@@ -15,7 +15,7 @@ from method_runs import ADAPTERS, QUANTISED, VARIANTS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune import registry, storage
+from finetune import registry
 from finetune.cli import main
 from finetune.errors import BadInput, DiskFull, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder
@@ -28,6 +28,7 @@ from finetune.publish.merged import Merged, Merging
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.system import storage
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32")
 IDS = torch.tensor([[6, 7, 8, 9, 10, 11, 12]])

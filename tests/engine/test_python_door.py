@@ -28,8 +28,8 @@ from finetune.distillation.objectives import through_softmax_
 from finetune.distillation.objectives.check import check_gradient
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.events import Progress, Recorder
-from finetune.noise import KERNEL, ROUNDED, hush
 from finetune.registry import load, names
+from finetune.system.noise import KERNEL, ROUNDED, hush
 from finetune.training.callbacks import ReportSteps
 
 PAIRS = [{"prompt": f"say {word}", "completion": f"{word} {word}"} for word in ("cat", "dog", "bird", "fish", "cow", "hen", "fox", "owl")]

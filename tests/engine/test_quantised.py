@@ -16,9 +16,9 @@ from finetune import registry
 from finetune.distillation.grids import Grid
 from finetune.distillation.quantised import check_quantised, is_quantised, quantise, settle
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import ModelError, RecipeError
-from finetune.settings import FromTeacher
+from finetune.recipe.distillation_settings import QuantizeSpec
+from finetune.recipe.settings import FromTeacher
 from finetune.training.head import head_of
 
 Q4_0 = QuantizeSpec(format="q4_0")

@@ -16,8 +16,8 @@ from pico import pico, pico_rows
 from workshop import Workshop
 
 from finetune import LLMFineTuner, cli
-from finetune.arguments import ARGUMENTS
-from finetune.starting import TASKS
+from finetune.command_line.arguments import ARGUMENTS
+from finetune.recipe.starting import TASKS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
@@ -90,7 +90,7 @@ def small(recipe: str, shop: Workshop) -> dict[str, Any]:
     }
 
 
-SHIPPED = [path for path in sorted((ROOT / "finetune" / "recipes").glob("*.yaml")) if path.stem not in TASKS]
+SHIPPED = [path for path in sorted((ROOT / "finetune" / "recipe" / "examples").glob("*.yaml")) if path.stem not in TASKS]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -29,10 +29,10 @@ from finetune.distillation.graded import tokens_of
 from finetune.errors import ModelError
 from finetune.events import Recorder
 from finetune.export.to_gguf import GGUF
+from finetune.recipe.teacher_settings import TeacherSpec
 from finetune.runtime import RuntimeOptions
 from finetune.sources.grader import Grader
 from finetune.sources.server import Server
-from finetune.teacher_settings import TeacherSpec
 
 SECONDS = 240  # until a server answers
 SMALL = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

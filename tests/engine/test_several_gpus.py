@@ -14,8 +14,8 @@ from transformers import AutoConfig
 from workshop import Workshop
 
 from finetune import LLMFineTuner, registry
-from finetune.arguments import parser
 from finetune.cli import main
+from finetune.command_line.arguments import parser
 from finetune.engines import worker
 from finetune.errors import BadInput, FinetuneError, HardwareError, RecipeError, TrainingError
 from finetune.hardware import machine as hardware

@@ -20,7 +20,7 @@ from finetune.events import Notice, Recorder
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
 from finetune.screen.console import people
 from finetune.screen.live_run import execute
-from finetune.storage import lock
+from finetune.system.storage import lock
 
 
 @pytest.fixture(scope="module")

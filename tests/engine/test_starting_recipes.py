@@ -13,7 +13,7 @@ from workshop import Workshop
 
 from finetune import cli
 from finetune.recipe import Recipe
-from finetune.starting import TASKS, starting_recipe, starting_recipes
+from finetune.recipe.starting import TASKS, starting_recipe, starting_recipes
 
 OWN_DATA = ("documents", "support-answers", "classification", "structured-output")
 

@@ -27,8 +27,8 @@ from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.inside import Compared
 from finetune.distillation.quantised import quantise
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.distillation_settings import FeaturesSpec, QuantizeSpec
 from finetune.methods.base import MethodContext
+from finetune.recipe.distillation_settings import FeaturesSpec, QuantizeSpec
 from finetune.training import chunked_loss
 from finetune.training.batches import supervised_counts
 from finetune.training.chunked_loss import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace

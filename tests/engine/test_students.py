@@ -24,7 +24,7 @@ from finetune.distillation.students.layers import blocks_to_leave_out
 from finetune.distillation.students.width import groups_of
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Recorder
-from finetune.settings import FromTeacher
+from finetune.recipe.settings import FromTeacher
 from finetune.training.head import head_of
 
 ROWS = pico_rows(6)

@@ -16,7 +16,7 @@ from finetune.distillation.cutting import cut_config, first_cut, possible_starts
 from finetune.distillation.student import make_student
 from finetune.distillation.students.rebuilding import check_rebuilt
 from finetune.errors import ModelError
-from finetune.settings import FromTeacher
+from finetune.recipe.settings import FromTeacher
 
 ROWS = pico_rows(4)
 IDS = torch.arange(4, 16)[None]

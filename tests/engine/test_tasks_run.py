@@ -17,9 +17,9 @@ from finetune.errors import RecipeError
 from finetune.events import Recorder, TrainingStep
 from finetune.publish.card import card_of
 from finetune.recipe import Recipe
+from finetune.recipe.task_settings import TASKS, task_words
 from finetune.screen.console import THEME
 from finetune.screen.plan_table import review
-from finetune.task_settings import TASKS, task_words
 
 PRACTISING = [name for name, task in TASKS.items() if task.practises]
 SHORT = {"benchmark": {"rows": 4, "max_new_tokens": 4, "speed": False}}

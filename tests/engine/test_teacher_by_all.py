@@ -15,9 +15,9 @@ from workshop import Workshop
 from finetune.distillation.cache import TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, write_share
 from finetune.distillation.inside import Compared
-from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import TrainingError
 from finetune.events import Progress, Recorder, read_events
+from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.training.head import head_of
 
 SHARD_BYTES = 2000

@@ -30,12 +30,12 @@ from finetune.distillation.terms.by_hand import relation_divergence, relative_di
 from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.distillation.terms.relations import relation_heads
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.distillation_settings import FeaturesSpec
 from finetune.errors import Interrupted, ModelError, RecipeError
 from finetune.events import StageFinished, TrainingStep
+from finetune.recipe.distillation_settings import FeaturesSpec
+from finetune.recipe.settings import FromTeacher
 from finetune.screen.console import THEME
 from finetune.screen.plan_table import review
-from finetune.settings import FromTeacher
 
 ALL = {"last": 0.1, "layers": "auto", "relations": ["q", "v"]}
 

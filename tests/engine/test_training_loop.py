@@ -22,7 +22,7 @@ from finetune.methods.full import Full
 from finetune.methods.lora import LoRA
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
-from finetune.stopping import LOST, ended_like_ctrl_c
+from finetune.system.stopping import LOST, ended_like_ctrl_c
 from finetune.training import loop
 from finetune.training.callbacks import ReportSteps, StopOnSignal
 from finetune.training.checkpoints import Checkpoints

@@ -16,8 +16,8 @@ from finetune import LLMFineTuner
 from finetune.events import Recorder
 from finetune.hardware.machine import glance
 from finetune.recipe import Recipe
+from finetune.recipe.schema import save
 from finetune.runtime import RuntimeOptions
-from finetune.schema import save
 from finetune.screen.plan_table import review
 from finetune.wizard import ask_recipe
 from finetune.wizard.host import HostInfo

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune.children import end, python_child
+from finetune.system.children import end, python_child
 
 ROOT = Path(__file__).parents[2]
 SHADOWS = (

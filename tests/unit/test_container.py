@@ -105,4 +105,4 @@ def test_the_copied_files_are_enough_to_build_the_package(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
-    assert {"finetune_cli.py", "finetune/recipes/no-data.yaml", "finetune/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
+    assert {"finetune_cli.py", "finetune/recipe/examples/no-data.yaml", "finetune/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())

@@ -14,7 +14,7 @@ from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 
 ROWS = [("Where is order 1?", "At the door; ring, twice."), ("And order 2?", "In the shed."), ("Order 3?", "Lost, sorry.")]
 

@@ -72,7 +72,7 @@ def test_the_picture_is_made_from_the_imports(monkeypatch: pytest.MonkeyPatch) -
     arrows = {("cli", "wizard"), ("wizard", "recipe"), ("cli", "recipe"), ("errors", "cli")}
     monkeypatch.setitem(picture["svg"].__globals__, "imports", lambda: arrows)
     drawn = picture["svg"]()
-    assert [drawn.count(f">{name}<") for name in ("cli.py", "wizard/", "recipe.py", "errors.py")] == [1, 1, 1, 0]
+    assert [drawn.count(f">{name}<") for name in ("cli.py", "wizard/", "recipe/", "errors.py")] == [1, 1, 1, 0]
     assert drawn.count("marker-end") == 2  # one follows from others, one would run upwards
 
 

@@ -21,12 +21,12 @@ from finetune.errors import BadInput, BadRow, CannotResume, DatasetError, Finetu
 from finetune.events import Recorder
 from finetune.foreign import LINE, UNPACKED, check_patterns, read_settings, reading, reason
 from finetune.models.gguf_file import read_header
-from finetune.paths import typed_path
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.run.history import UNREADABLE, find_runs
 from finetune.run.resume import find
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
+from finetune.system.paths import typed_path
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ print([module for module in {heavy!r} if module in sys.modules])
 FIRST_QUESTION = """
 import sys
 sys.path.insert(0, {root!r})
-from finetune import cli, commands
+from finetune import cli
+from finetune.command_line import commands
 from finetune.wizard import conversation, step0_approach
 from finetune.wizard.terminal import TerminalPrompter
 print([module for module in {modules!r} if module in sys.modules])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from finetune.errors import RecipeError
-from finetune.key_names import ELSEWHERE, OWN, meant
 from finetune.recipe import Recipe, known_keys, parse_override
+from finetune.recipe.key_names import ELSEWHERE, OWN, meant
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.arguments import ANYWHERE, COMMANDS, parser
+from finetune.command_line.arguments import ANYWHERE, COMMANDS, parser
 from finetune.recipe import known_keys
 
 ROOT = Path(__file__).parents[2]

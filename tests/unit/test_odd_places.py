@@ -26,7 +26,7 @@ from finetune.recipe import DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.tables import fact_list, pairs
-from finetune.shell import joined
+from finetune.system.shell import joined
 from finetune.wizard.prompter import drawn
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_run_trains_the_recipe_that_comes_through_a_pipe(tmp_path: Path, monkeyp
     pipe, trained = tmp_path / "recipe", []
     os.mkfifo(pipe)
     threading.Thread(target=pipe.write_text, args=("seed: 7\n",), daemon=True).start()
-    monkeypatch.setattr("finetune.commands._execute", lambda recipe, *_: trained.append(recipe.seed) or 0)
+    monkeypatch.setattr("finetune.command_line.commands._execute", lambda recipe, *_: trained.append(recipe.seed) or 0)
     assert main(["run", str(pipe), "--set", "training.epochs=2"]) == 0
     assert trained == [7]
 
@@ -172,8 +172,8 @@ def test_a_tilde_in_the_name_of_the_cache_is_the_home_folder(tmp_path: Path, mon
 
 
 def test_where_there_is_no_place_for_temporary_files_the_cache_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetune.arguments import parser
-    from finetune.commands import _runtime
+    from finetune.command_line.arguments import parser
+    from finetune.command_line.commands import _runtime
 
     def nowhere() -> str:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
@@ -265,7 +265,7 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
     def breaks(arguments: object) -> int:
         raise error
 
-    monkeypatch.setattr("finetune.commands.schema", breaks)
+    monkeypatch.setattr("finetune.command_line.commands.schema", breaks)
     assert main(["schema"]) == 1
     assert capfd.readouterr().err.splitlines() == [said, "Run the command again with --debug to see where it happened."]
     with pytest.raises(type(error)):

@@ -8,9 +8,10 @@ import pytest
 from wizard_answers import Listening, here
 
 from finetune import registry
-from finetune.distillation_settings import QuantizeSpec
 from finetune.errors import RecipeError
-from finetune.recipe import IN_FEW_BITS, Recipe
+from finetune.recipe import Recipe
+from finetune.recipe.distillation_settings import QuantizeSpec
+from finetune.recipe.recipe import IN_FEW_BITS
 from finetune.wizard import ask_recipe
 
 READY_MADE = {"approach": "distillation", "teacher": "org/teacher", "model": "./distilled_model"}

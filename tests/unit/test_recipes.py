@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from finetune import schema, storage
 from finetune.errors import RecipeError
 from finetune.hardware.machine import Glance
-from finetune.recipe import Recipe, merge, parse_override
+from finetune.recipe import Recipe, merge, parse_override, schema
 from finetune.runtime import RuntimeOptions
+from finetune.system import storage
 from finetune.wizard.defaults import defaults
 from finetune.wizard.host import HostInfo
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "finetune" / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "finetune" / "recipe" / "examples").glob("*.yaml"))
 LAPTOP = HostInfo(Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0), False, RuntimeOptions())
 WORKSTATION = HostInfo(Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30), True, RuntimeOptions())
 
@@ -60,7 +60,7 @@ def test_a_recipe_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path:
 )
 def test_a_recipe_named_after_a_default_is_that_default(name: str, here: HostInfo, approach: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.wizard.defaults.version", lambda _: "2.13.0")  # a torch that can use a GPU
-    assert Recipe.load(ROOT / "finetune" / "recipes" / f"{name}.yaml") == Recipe.from_layers(defaults(here, approach, fresh_folder=False))
+    assert Recipe.load(ROOT / "finetune" / "recipe" / "examples" / f"{name}.yaml") == Recipe.from_layers(defaults(here, approach, fresh_folder=False))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from finetune import registry
 from finetune.data.formats import detect
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe
-from finetune.settings import MethodSpec
+from finetune.recipe.settings import MethodSpec
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("docs/data.md", "docs/methods.md", "DISTILLATION_UPDATE.md")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune.arguments import parser
+from finetune.command_line.arguments import parser
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(bash|yaml)\n(.*?)```", PAGE, re.S)

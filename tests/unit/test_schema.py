@@ -14,9 +14,9 @@ import yaml
 from finetune import cli, registry
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, known_keys, merge, nested
-from finetune.schema import keys_of_names, recipe_keys, recipe_schema
+from finetune.recipe.schema import keys_of_names, recipe_keys, recipe_schema
 
-SHIPPED = sorted((Path(__file__).parents[2] / "finetune" / "recipes").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "finetune" / "recipe" / "examples").glob("*.yaml"))
 DISTILS = {"approach": "distillation"}
 VALUES = [0, 1, 2, 7, 8, -1, 3.0, 0.5, 1.5, -0.5, "", "a word", "auto", None, [], ["a word"], [1], [""], {}, {"a": 1}, True, False]
 CONCERN_SEVERAL_KEYS: list[tuple[str, Any]] = [  # what only Recipe can check

@@ -31,7 +31,7 @@ from finetune.screen.reporter import PlainReporter, RichReporter
 from finetune.screen.results import next_steps
 from finetune.screen.tables import to_copy
 from finetune.screen.wording import about, duration
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 from finetune.wizard.layout import ascii_only, beginning, end, wrap
 from finetune.wizard.plain import PlainPrompter
 from finetune.wizard.prompter import Choice, plain

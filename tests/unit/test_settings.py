@@ -10,13 +10,14 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from wizard_answers import Listening, here
 
-from finetune import arguments, registry
-from finetune.distillation_settings import DistillationSpec
+from finetune import registry
+from finetune.command_line import arguments
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe, known_fields, parse_override
-from finetune.schema import keys_of_parts
-from finetune.settings import Usual, help_of, label, usual
-from finetune.task_settings import TASKS
+from finetune.recipe.distillation_settings import DistillationSpec
+from finetune.recipe.schema import keys_of_parts
+from finetune.recipe.settings import Usual, help_of, label, usual
+from finetune.recipe.task_settings import TASKS
 from finetune.wizard import ask_recipe
 
 ROOT = Path(__file__).parents[2]

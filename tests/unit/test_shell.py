@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from finetune import shell
 from finetune.publish.upload import command
-from finetune.settings import UploadSpec
+from finetune.recipe.settings import UploadSpec
+from finetune.system import shell
 
 WORDS = ["plain-1", "out dir", "café", "it's", "$HOME", "50%", "a&b", "back`tick", "C:\\my model", "C:\\my end\\", 'x={"a": 1}', ""]
 

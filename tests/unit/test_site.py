@@ -12,10 +12,10 @@ import yaml
 from documents import PAGES, ROOT, blocks, our_arguments
 
 from finetune import Recipe, registry
-from finetune.arguments import parser
+from finetune.command_line.arguments import parser
 from finetune.data.endings import ARCHIVE, KINDS, PACKED
 from finetune.recipe import known_keys, nested
-from finetune.schema import keys_of_parts
+from finetune.recipe.schema import keys_of_parts
 
 sys.path.insert(0, str(ROOT / "docs"))
 import pages
@@ -115,7 +115,7 @@ def test_links_lead_to_pages_and_code_has_none() -> None:
         "[x](../DISTILLATION_UPDATE.md#settings)": "[x](distillation.md#settings)",
         "[x](log.md)": "[x](log.md)",
         "[benchmarks/data.py](../benchmarks/data.py)": "`benchmarks/data.py`",
-        "[`x`](../finetune/recipe.py)": "`x`",
+        "[`x`](../finetune/recipe/recipe.py)": "`x`",
         "[x](https://example.org)": "[x](https://example.org)",
     }
     for before, after in linked.items():

@@ -15,7 +15,7 @@ from written_run import written_run
 from finetune.errors import Interrupted
 from finetune.run_folder import TRAINING
 from finetune.screen.live_run import _stopped
-from finetune.stopping import CTRL_C, ENDED, LOST, Ended, ended_like_ctrl_c, no_interrupt_lost, on_signals, until_ctrl_c
+from finetune.system.stopping import CTRL_C, ENDED, LOST, Ended, ended_like_ctrl_c, no_interrupt_lost, on_signals, until_ctrl_c
 
 
 def test_every_signal_reaches_the_handler_and_is_put_back() -> None:

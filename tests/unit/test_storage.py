@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune import storage
 from finetune.errors import DiskFull, HardwareError
 from finetune.run_folder import RunFolder
-from finetune.storage import NoLock, cache_folder, check_room, disk_may_fill, free_disk, lock, to_disk, whole_folder, write_whole
+from finetune.system import storage
+from finetune.system.storage import NoLock, cache_folder, check_room, disk_may_fill, free_disk, lock, to_disk, whole_folder, write_whole
 from finetune.training.checkpoints import Checkpoints
 
 

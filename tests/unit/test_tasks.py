@@ -10,10 +10,10 @@ import pytest
 from wizard_answers import Listening, here
 
 from finetune import registry
-from finetune.distillation_settings import DistillationSpec, OnPolicySpec
 from finetune.errors import RecipeError
 from finetune.recipe import Recipe
-from finetune.task_settings import TASKS
+from finetune.recipe.distillation_settings import DistillationSpec, OnPolicySpec
+from finetune.recipe.task_settings import TASKS
 from finetune.wizard import ask_recipe
 from finetune.wizard.undo import Rewind
 

@@ -14,11 +14,10 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bin
 from prompt_toolkit.output import DummyOutput
 from wizard_answers import BACK, Listening, enter_all_the_way, here
 
-from finetune import schema
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import DatasetError, FinetuneError, UploadError
 from finetune.events import Fanout, Recorder
-from finetune.recipe import Recipe, UploadSpec
+from finetune.recipe import Recipe, UploadSpec, schema
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import review, step6_upload
 from finetune.wizard.conversation import agree

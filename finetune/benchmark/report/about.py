@@ -14,14 +14,14 @@ from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
 from finetune.distillation.terms import in_words
-from finetune.distillation_settings import FeaturesSpec
 from finetune.formatting import count, kept, percent, size, student_parts
 from finetune.recipe import is_self
+from finetune.recipe.distillation_settings import FeaturesSpec
+from finetune.recipe.task_settings import task_words
+from finetune.recipe.teacher_settings import TOP_K, grading_words, name_of, teachers_of
 from finetune.registry import title
 from finetune.run_folder import free_name
-from finetune.shell import quoted
-from finetune.task_settings import task_words
-from finetune.teacher_settings import TOP_K, grading_words, name_of, teachers_of
+from finetune.system.shell import quoted
 from finetune.training.choice import in_words as in_words_of_step
 
 SKIPPED_SHOWN = 10

@@ -35,8 +35,8 @@ from finetune.data.formats.text import NAMES as TEXT_NAMES
 from finetune.data.formats.text import Text
 from finetune.data.formats.turns import SPEAKER, TEXT, role_of, turns_alone, turns_of
 from finetune.errors import UnknownFormat
-from finetune.settings import ColumnsSpec
-from finetune.shell import quoted
+from finetune.recipe.settings import ColumnsSpec
+from finetune.system.shell import quoted
 
 SHOWN_COLUMNS = 12
 LAST = 100

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.data.formats.cells import Message, as_text, find_column
-from finetune.shell import quoted
+from finetune.system.shell import quoted
 
 ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")

@@ -25,7 +25,7 @@ from finetune.distillation.across_tokenizers.byte_strings import ByteStrings, by
 from finetune.distillation.vocabulary import difference
 from finetune.errors import VocabularyMismatch
 from finetune.formatting import percent
-from finetune.storage import digest
+from finetune.system.storage import digest
 
 NOWHERE = -1
 LEAST = 0.5

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from finetune.data.labels import NO_LOSS
 from finetune.distillation.on_policy.answers import Answer, Prompts, repetition
-from finetune.distillation_settings import OnPolicySpec
 from finetune.events import Notice, OwnAnswers, Progress, Reporter
 from finetune.formatting import percent
+from finetune.recipe.distillation_settings import OnPolicySpec
 from finetune.training.pieces import tensors_of
 
 OWN = "own"  # of each row of a batch: whether the student wrote it

@@ -19,10 +19,10 @@ from finetune.distillation.curricula.warm_then_on_policy import slow_down
 from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, pads, write_answers
 from finetune.distillation.on_policy.practice import OWN, Practice, halves
 from finetune.distillation.teachers import Teacher
-from finetune.distillation_settings import OnPolicySpec
 from finetune.errors import RecipeError
 from finetune.events import Notice, Recorder, Reporter
 from finetune.formatting import percent
+from finetune.recipe.distillation_settings import OnPolicySpec
 from finetune.training.chunked_loss import Rule
 from finetune.training.decoding import stop_ids
 from finetune.training.head import causal_lm

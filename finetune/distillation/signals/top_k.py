@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finetune.distillation.signals import Signal
-from finetune.teacher_settings import TOP_K
+from finetune.recipe.teacher_settings import TOP_K
 
 if TYPE_CHECKING:
     from torch import Tensor

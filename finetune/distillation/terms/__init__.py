@@ -18,7 +18,7 @@ from finetune import registry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from finetune.distillation_settings import FeaturesSpec
+    from finetune.recipe.distillation_settings import FeaturesSpec
 
 Pairs = Sequence[tuple[int, int]]  # a layer of the student and one of the teacher, counted from 0
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finetune.distillation.terms import Batch, View, Watched
-    from finetune.distillation_settings import FeaturesSpec
+    from finetune.recipe.distillation_settings import FeaturesSpec
 
 
 class Relations(Term):

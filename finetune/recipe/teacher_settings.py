@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from finetune.settings import Spec, cell_text
+from finetune.recipe.settings import Spec, cell_text
 
 SELF = "self"
 TOP_K = 20  # tokens that a server is asked for; the most that vLLM tells unless it is started with more (--max-logprobs)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from finetune import registry
 from finetune.errors import RecipeError
-from finetune.settings import Known, Spec, Usual
+from finetune.recipe.settings import Known, Spec, Usual
 
 _K_QUANT = re.compile(r"(q\d_k|iq\d|tq\d)", re.IGNORECASE)  # of GGUF: blocks of blocks, searched for once and not step by step
 LAYER_NUMBERS = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]

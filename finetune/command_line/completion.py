@@ -40,7 +40,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
 
 def keys(prefix: str) -> dict[str, str]:
     """Recipe keys for --set and what they mean; after the equals sign, the values of a key that has few."""
-    from finetune.schema import recipe_keys
+    from finetune.recipe.schema import recipe_keys
 
     key, equals, _ = prefix.partition("=")
     known = recipe_keys()
@@ -66,7 +66,7 @@ def files(prefix: str) -> list[str]:
 
 
 def starting(prefix: str) -> dict[str, str]:
-    from finetune.starting import starting_recipes
+    from finetune.recipe.starting import starting_recipes
 
     return {each.name: each.about for each in starting_recipes() if each.name.startswith(prefix)}
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
+from finetune.command_line.recipe_commands import import_config as import_config
+from finetune.command_line.recipe_commands import recipe_file
+from finetune.command_line.recipe_commands import recipes as recipes
 from finetune.errors import BadInput, NoTerminal, RecipeError, UploadError
-from finetune.recipe_commands import import_config as import_config
-from finetune.recipe_commands import recipe_file
-from finetune.recipe_commands import recipes as recipes
 from finetune.screen.shown import console_of as _console
 from finetune.screen.shown import show as _show
 
@@ -120,10 +120,10 @@ def plan(arguments: argparse.Namespace) -> int:
     """Show what a run would cost."""
     from dataclasses import replace
 
-    from finetune.paths import looking_at, typed_path
     from finetune.screen.data import data_report
     from finetune.screen.plan_table import review
     from finetune.screen.reporter import working
+    from finetune.system.paths import looking_at, typed_path
 
     recipe = _loader(arguments)(arguments.set)
     with looking_at(recipe.output_dir):
@@ -243,12 +243,12 @@ def merge(arguments: argparse.Namespace) -> int:
 
     from finetune import registry
     from finetune.formatting import percent, size
-    from finetune.paths import typed_path
     from finetune.publish.elsewhere import adapter_of, folder_commands
     from finetune.screen.reporter import working
     from finetune.screen.tables import to_copy
     from finetune.screen.wording import command_name
-    from finetune.shell import quoted
+    from finetune.system.paths import typed_path
+    from finetune.system.shell import quoted
 
     folder, default = adapter_of(arguments.output_dir)
     to = typed_path(arguments.to) if arguments.to else default
@@ -264,10 +264,10 @@ def merge(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     """Write the model for other programs, and show what was proven of the files."""
     from finetune.export.exporters import chosen
-    from finetune.paths import typed_path
     from finetune.run_folder import RunFolder, beside
     from finetune.screen.exported import commands, exported_picture
     from finetune.screen.reporter import working
+    from finetune.system.paths import typed_path
 
     folder = RunFolder.of(arguments.output_dir)
     exporter, options = chosen(arguments.to, arguments.limit)
@@ -291,7 +291,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def schema(arguments: argparse.Namespace) -> int:
     """What a recipe can contain, for editors and programs."""
-    from finetune.schema import recipe_schema
+    from finetune.recipe.schema import recipe_schema
 
     print(json.dumps(recipe_schema(), indent=2))
     return 0
@@ -299,7 +299,7 @@ def schema(arguments: argparse.Namespace) -> int:
 
 def completion(arguments: argparse.Namespace) -> int:
     """For the shell to read; how is in the first lines."""
-    from finetune.shell_completion import script
+    from finetune.command_line.completion import script
 
     print(script(arguments.shell), end="")
     return 0

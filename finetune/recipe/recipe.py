@@ -11,42 +11,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from finetune import registry, storage
-from finetune.contradictions import contradiction
-from finetune.distillation_settings import DistillationSpec
+from finetune import registry
 from finetune.errors import RecipeError
-from finetune.foreign import RECIPE_BYTES, reading, reason
-from finetune.key_names import meant, possible
-from finetune.reasons import UNKNOWN, reason_of
-from finetune.settings import (
+from finetune.foreign import reading
+from finetune.recipe.contradictions import contradiction
+from finetune.recipe.distillation_settings import DistillationSpec
+from finetune.recipe.explain import explained
+from finetune.recipe.layers import in_full, merge, parse_override, read_yaml
+from finetune.recipe.settings import (
     NOT_EMPTY,
     BenchmarkSpec,
-    ColumnsSpec,
     DatasetSpec,
     MethodSpec,
     Spec,
     StudentSpec,
     TrainingSpec,
     UploadSpec,
-    usual,
+    fields_of,
 )
-from finetune.shell import quoted
-from finetune.task_settings import filled as with_task
-from finetune.teacher_settings import SELF, OneTeacherSpec, TeacherSpec
-
-__all__ = ["STARTER", "Recipe", "known_fields", "known_keys", "merge", "parse_override", "read_yaml"]
-__all__ += ["BenchmarkSpec", "ColumnsSpec", "DatasetSpec", "DistillationSpec", "StudentSpec", "TeacherSpec", "TrainingSpec", "UploadSpec"]
+from finetune.recipe.task_settings import filled as with_task
+from finetune.recipe.teacher_settings import SELF, OneTeacherSpec, TeacherSpec
+from finetune.system import storage
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a plain string under these sets
 IN_FEW_BITS = 5e-5  # the learning rate where weights are rounded; measured in benchmarks/quantised.py
-NOT_YAML = (yaml.YAMLError, LookupError, AttributeError)  # the latter for values that do not fit their tags
 HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
 
 _TEACHERS = Annotated[list[NOT_EMPTY | OneTeacherSpec], Field(min_length=2)] | None  # as they may be written
@@ -99,18 +93,18 @@ class Recipe(Spec):
 
     @field_validator("teacher", "dataset", "upload", mode="before")
     @classmethod
-    def _in_full(cls, given: Any, info: ValidationInfo) -> Any:
-        return _full(str(info.field_name), given)
+    def _one_in_full(cls, given: Any, info: ValidationInfo) -> Any:
+        return in_full(str(info.field_name), given)
 
     @field_validator("teachers", mode="before", json_schema_input_type=_TEACHERS)
     @classmethod
     def _each_in_full(cls, given: Any) -> Any:
-        return [_full("teacher", each) for each in given] if isinstance(given, list) else given
+        return [in_full("teacher", each) for each in given] if isinstance(given, list) else given
 
     @field_validator("method", mode="before")
     @classmethod
     def _method_of_its_kind(cls, method: Any) -> Any:
-        method = _full("method", method)
+        method = in_full("method", method)
         if not isinstance(method, Mapping):
             return method
         kind = method.get("kind", "lora")
@@ -166,7 +160,7 @@ class Recipe(Spec):
         try:
             super().__init__(**keys)
         except ValidationError as error:
-            raise _explain(error) from None
+            raise explained(error, known_fields()) from None
 
     # For pydantic: validation need not go through __init__.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -183,7 +177,7 @@ class Recipe(Spec):
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            raise _explain(error) from None
+            raise explained(error, known_fields()) from None
 
     @classmethod
     def load(cls, path: str | Path, *, overrides: Sequence[str] = (), layers: tuple[Mapping[str, Any], ...] = ()) -> Recipe:
@@ -221,12 +215,6 @@ def _last_layers(distillation: Any) -> Any:
     return 0.5 if given.get("until") else 0.67
 
 
-def _full(key: str, given: Any) -> Any:
-    """`adalora` under `method` as {"kind": "adalora"}; everything that is no short form as it is."""
-    short = {**SHORT, "quantize": "format"}
-    return {short[key]: given} if isinstance(given, str) and key in short else given
-
-
 def is_self(teacher: Any) -> bool:
     """Whether a teacher is the model that trains, whichever way it is written."""
     return bool((teacher.get("source") if isinstance(teacher, Mapping) else getattr(teacher, "source", teacher)) == SELF)
@@ -247,154 +235,13 @@ def _in_few_bits(distillation: Mapping[str, Any], training: Any) -> dict[str, An
     return {"distillation": {"temperature": 1.0, "alpha": 0.0, **distillation}, "training": rate}
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with the keys of `above` written over it; mappings merge, everything else is replaced.
-
-    A mapping that names another `kind` replaces the one below it: its keys belong to another method. So do a student's `size` and the
-    other keys of `from_teacher`, which exclude each other. Under a mapping, the short form `teacher: gpt2` means what it means by itself.
-    """
-    merged = dict(below)
-    for key, value in above.items():
-        old = _full(key, merged.get(key))
-        same_kind = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, old.get("kind"))
-        same_kind = same_kind and not (key == "from_teacher" and ("size" in old) != ("size" in cast(Mapping[str, Any], value)))
-        merged[key] = merge(cast(Mapping[str, Any], old), value) if same_kind else value
-    return merged
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A recipe file as plain data; raises RecipeError for a missing or broken file."""
-    try:
-        with path.open("rb") as file:  # which may be a pipe, or a device that never ends
-            text = file.read(RECIPE_BYTES + 1)
-        if len(text) > RECIPE_BYTES:
-            raise ValueError(f"it has more than {RECIPE_BYTES // 1000} kB")
-        content = yaml.safe_load(text.decode("utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"There is no recipe file {path}.", hint="Check the path, or let the wizard write one: finetune-cli") from None
-    except (OSError, UnicodeDecodeError) as error:
-        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
-        raise RecipeError(f"{path} is not a readable text file{why}.", hint="A recipe is a UTF-8 YAML file.") from None
-    except (ValueError, RecursionError, TypeError) as error:  # a date that is none, a number with too many digits, deep nesting
-        raise RecipeError(f"{path} cannot be read: {reason(error)}.", hint="A recipe has lines such as `seed: 42`.") from None
-    except NOT_YAML as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise RecipeError(f"{path}{line}: this is not valid YAML.", hint="A recipe has lines such as `seed: 42`.") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path} must contain recipe keys, not {type(content).__name__}.", hint="A recipe has lines such as `seed: 42`.")
-    return content
-
-
-def parse_override(text: str) -> dict[str, Any]:
-    """`training.epochs=1` as {"training": {"epochs": 1}}; the value is read as YAML."""
-    path, equals, value = text.partition("=")
-    if not equals or not all(part.strip() for part in path.split(".")):
-        raise RecipeError(f"--set {text} is not KEY.PATH=VALUE.", hint="For example: --set training.epochs=1")
-    try:
-        read: Any = yaml.safe_load(value)
-    except (*NOT_YAML, ValueError, RecursionError, TypeError):
-        read = value
-    return nested({".".join(part.strip() for part in path.split(".")): read})
-
-
-def nested(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """{"training.epochs": 1} as {"training": {"epochs": 1}}."""
-    made: dict[str, Any] = {}
-    for key, value in keys.items():
-        *parents, last = key.split(".")
-        place = made
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return made
-
-
-def dotted(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"training": {"epochs": 1}} as ("training.epochs", 1)."""
-    for key, value in layer.items():
-        if isinstance(value, Mapping):
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def known_fields(spec: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def known_fields() -> Iterator[tuple[str, FieldInfo]]:
     """Every dotted key a recipe can have, such as training.epochs, and its field; those of methods can have one name."""
-    for name, field in spec.model_fields.items():
-        yield prefix + name, field
-        for part in _spec_types(field.annotation):
-            yield from known_fields(part, f"{prefix}{name}.")
-    if spec is Recipe:
-        for method in registry.names("methods"):
-            yield from known_fields(registry.load("methods", method).Spec, "method.")
+    yield from fields_of(Recipe)
+    for method in registry.names("methods"):
+        yield from fields_of(registry.load("methods", method).Spec, "method.")
 
 
 def known_keys() -> list[str]:
     """Every dotted key a recipe can have."""
     return [key for key, _ in known_fields()]
-
-
-def _spec_types(annotation: Any) -> list[type[BaseModel]]:
-    inner = getattr(annotation, "__args__", None)
-    candidates = inner if inner else (annotation,)
-    return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Spec) and kind is not Spec]
-
-
-def _explain(error: ValidationError) -> RecipeError:
-    """The first problem as one sentence with its dotted key."""
-    problems = error.errors()
-    problem = problems[0]
-    if isinstance(problem["input"], Mapping):  # it is no plain text, which was tried first: what is wrong inside says more
-        inside = (other for other in problems if other["loc"][:1] == problem["loc"][:1] and len(other["loc"]) > len(problem["loc"]))
-        problem = next(inside, problem)
-    path = _path(problem)
-    if problem["type"] == "extra_forbidden":
-        plain = ".".join(part for part in path.split(".") if not part.isdigit())
-        of_one = known_fields(OneTeacherSpec, "teachers.") if plain != path else ()  # in a list, such as teachers.0.weight
-        known = sorted({*known_keys(), *(key for key, _ in of_one)})
-        if path in known:
-            owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
-            return RecipeError(f"{path} is no key of the method that is chosen.", hint=f"It belongs to: {', '.join(owners)}.")
-        return RecipeError(f"{path} is not a recipe key.{meant(plain, known)}", hint=possible(plain, known))
-    reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
-    known = [each for each in reasons if each != UNKNOWN] or reasons
-    reason = " or ".join(dict.fromkeys(known)).replace(" or must be ", " or ")
-    shown = problem["input"]
-    if isinstance(shown, bool):
-        shown = str(shown).lower()
-        value = f", not {shown}"
-    else:
-        value = f", not {shown!r}" if isinstance(shown, str | int | float) else ""
-    said = f"{path or 'The recipe'} {reason}{value}".rstrip(".")
-    if isinstance(shown, str) and shown and "a list" in reason:
-        return RecipeError(f"{said}.", hint=f"Put a list in brackets: --set {quoted(f'{path}=[{shown}]')}")
-    return RecipeError(f"{said}.", hint=_hint(path, problem))
-
-
-def _keys_of_method(name: str) -> list[str]:
-    return list(registry.load("methods", name).Spec.model_fields)
-
-
-def _path(problem: Any) -> str:
-    return ".".join(str(part) for part in problem["loc"] if not _is_branch(str(part)))
-
-
-def _hint(path: str, problem: Any) -> str | None:
-    field = dict(known_fields()).get(path)
-    if field is None or field.is_required() or path.startswith("method"):
-        return None
-    default = field.get_default(call_default_factory=True)
-    if default is None or isinstance(default, Spec):
-        return None
-    shown = f"[{','.join(default)}]" if isinstance(default, list) else default
-    found = usual(field)
-    return f"{f'Usually {found}; the' if found else 'The'} default is {shown}: --set {quoted(f'{path}={shown}')}"
-
-
-def _is_branch(part: str) -> bool:
-    """pydantic names the branch of a union in the path of an error; people never wrote it."""
-    branches = {"str", "int", "constrained-int", "float", "constrained-float", "bool", "list[str]", "StudentSpec"}
-    return part in branches or part.startswith(("literal[", "function-"))

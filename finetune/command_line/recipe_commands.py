@@ -15,7 +15,7 @@ from finetune.screen.shown import show
 def recipe_file(name: str) -> Path:
     """The recipe that is named; raises RecipeError for a folder, and for data, which a recipe names."""
     from finetune.data.endings import ending_of, is_record_file
-    from finetune.paths import looking_at, typed_path
+    from finetune.system.paths import looking_at, typed_path
 
     path = typed_path(name, RecipeError)
     own = path / "run" / "recipe.yaml"
@@ -32,9 +32,9 @@ def recipe_file(name: str) -> Path:
 def import_config(arguments: argparse.Namespace) -> int:
     """A configuration of Axolotl or LLaMA-Factory as a recipe, with all that became of its keys."""
     from finetune.importing import import_file
-    from finetune.paths import typed_path
     from finetune.screen.console import people
     from finetune.screen.imported import imported_picture
+    from finetune.system.paths import typed_path
 
     found = import_file(typed_path(arguments.config, RecipeError), arguments.source)
     written = write_new(arguments.output, found.text(), overwrite=arguments.overwrite) if arguments.output else None
@@ -47,8 +47,8 @@ def import_config(arguments: argparse.Namespace) -> int:
 
 def write_new(path: str, text: str, *, overwrite: bool) -> Path:
     """A text file where there is none yet, or where it may be overwritten; raises OutputExists or RecipeError."""
-    from finetune.paths import looking_at, typed_path
-    from finetune.storage import write_whole
+    from finetune.system.paths import looking_at, typed_path
+    from finetune.system.storage import write_whole
 
     to = typed_path(path, RecipeError)
     with looking_at(to, RecipeError):
@@ -68,10 +68,10 @@ def recipes(arguments: argparse.Namespace) -> int:
     from rich.padding import Padding
     from rich.text import Text
 
+    from finetune.recipe.starting import starting_recipe, starting_recipes
     from finetune.screen.tables import block, to_copy
     from finetune.screen.wording import command_name
-    from finetune.shell import quoted
-    from finetune.starting import starting_recipe, starting_recipes
+    from finetune.system.shell import quoted
 
     if arguments.name is None:
         if arguments.output:

@@ -12,7 +12,7 @@ from pathlib import Path
 from finetune.errors import RecipeError
 from finetune.registry import did_you_mean
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(__file__).parent / "examples"
 TASKS = (  # by what people want to do; the others show a method or a setting, and come after these
     "documents",
     "support-answers",

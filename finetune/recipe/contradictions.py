@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune import registry
-from finetune.settings import GENERATED, TEACHER, StudentSpec
-from finetune.task_settings import practice_of
-from finetune.teacher_settings import problem_of_several
+from finetune.recipe.settings import GENERATED, TEACHER, StudentSpec
+from finetune.recipe.task_settings import practice_of
+from finetune.recipe.teacher_settings import problem_of_several
 
 
 def contradiction(recipe: Any) -> str | None:

@@ -8,6 +8,7 @@ The wizard's questions, the JSON schema and the trainers all read this. The sett
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -333,3 +334,12 @@ class BenchmarkSpec(Spec):
 class UploadSpec(Spec):
     repo: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", title="Repository", description="USER/NAME on the Hugging Face Hub.")
     private: bool = Field(True, description="Visible to you alone.")
+
+
+def fields_of(spec: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key under `prefix` that the spec and those inside it have, and its field."""
+    for name, field in spec.model_fields.items():
+        yield prefix + name, field
+        for part in getattr(field.annotation, "__args__", None) or (field.annotation,):
+            if isinstance(part, type) and issubclass(part, Spec) and part is not Spec:
+                yield from fields_of(part, f"{prefix}{name}.")

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune import registry
-from finetune.recipe import SHORT, Recipe, known_fields
-from finetune.settings import GENERATED, OF_FILES, OF_GENERATED, ColumnsSpec, FromTeacher, Known, help_of
-from finetune.storage import write_whole
-from finetune.teacher_settings import OF_SERVER, OneTeacherSpec, TeacherSpec
+from finetune.recipe.layers import SHORT
+from finetune.recipe.recipe import Recipe, known_fields
+from finetune.recipe.settings import GENERATED, OF_FILES, OF_GENERATED, ColumnsSpec, FromTeacher, Known, fields_of, help_of
+from finetune.recipe.teacher_settings import OF_SERVER, OneTeacherSpec, TeacherSpec
+from finetune.system.storage import write_whole
 
 FILE = "recipe.schema.json"  # beside a recipe
 EDITOR_LINE = f"# yaml-language-server: $schema={FILE}\n"  # the first line of a recipe that has its schema beside it
@@ -83,7 +84,7 @@ def keys_of_parts(part: str) -> dict[str, str]:
 
     Where methods have a key of one name, the first says what it does.
     """
-    found = list(known_fields(OneTeacherSpec, "teachers.") if part == "teachers" else known_fields())
+    found = list(fields_of(OneTeacherSpec, "teachers.") if part == "teachers" else known_fields())
     first = dict(reversed(found))
     known = {key: first[key] for key, _ in found}
     if part == "teachers":

@@ -2,8 +2,8 @@
 
 parser().parse_args(["run", "recipe.yaml", "--set", "training.epochs=1"]).command        # "run"
 
-A new command is one line in COMMANDS and a function of its name, or of its name in FUNCTIONS, in finetune/commands.py. An argument that
-means something else to one command has a second line, with the command in front of its name.
+A new command is one line in COMMANDS and a function of its name, or of its name in FUNCTIONS, in finetune/command_line/commands.py. An
+argument that means something else to one command has a second line, with the command in front of its name.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    """The command line; what it parses has a `command`: the name of a function in finetune/commands.py."""
+    """The command line; what it parses has a `command`: the name of a function in finetune/command_line/commands.py."""
 
     def formatted(prog: str) -> argparse.HelpFormatter:
         import shutil
@@ -289,8 +289,8 @@ def _choices(*of_parts: str) -> str:
     With `of_parts` only those of these parts of the recipe.
     """
     from finetune import registry
-    from finetune.schema import keys_of_names, keys_of_parts
-    from finetune.task_settings import TASKS
+    from finetune.recipe.schema import keys_of_names, keys_of_parts
+    from finetune.recipe.task_settings import TASKS
 
     sections = []
     for key, kind in keys_of_names().items():

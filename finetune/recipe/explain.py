@@ -1,0 +1,77 @@
+"""What is wrong with a recipe, in one sentence with the key that it is about and what to do.
+
+explained(error, known_fields())       # RecipeError("training.epochs must be greater than 0, not -1.")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from finetune import registry
+from finetune.errors import RecipeError
+from finetune.recipe.key_names import meant, possible
+from finetune.recipe.reasons import UNKNOWN, reason_of
+from finetune.recipe.settings import Spec, fields_of, usual
+from finetune.recipe.teacher_settings import OneTeacherSpec
+from finetune.system.shell import quoted
+
+
+def explained(error: ValidationError, fields: Iterable[tuple[str, FieldInfo]]) -> RecipeError:
+    """The first problem as one sentence with its dotted key."""
+    known = dict(fields)
+    problems = error.errors()
+    problem = problems[0]
+    if isinstance(problem["input"], Mapping):  # it is no plain text, which was tried first: what is wrong inside says more
+        inside = (other for other in problems if other["loc"][:1] == problem["loc"][:1] and len(other["loc"]) > len(problem["loc"]))
+        problem = next(inside, problem)
+    path = _path(problem)
+    if problem["type"] == "extra_forbidden":
+        plain = ".".join(part for part in path.split(".") if not part.isdigit())
+        of_one = fields_of(OneTeacherSpec, "teachers.") if plain != path else ()  # in a list, such as teachers.0.weight
+        keys = sorted({*known, *(key for key, _ in of_one)})
+        if path in keys:
+            owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
+            return RecipeError(f"{path} is no key of the method that is chosen.", hint=f"It belongs to: {', '.join(owners)}.")
+        return RecipeError(f"{path} is not a recipe key.{meant(plain, keys)}", hint=possible(plain, keys))
+    reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
+    told = [each for each in reasons if each != UNKNOWN] or reasons
+    reason = " or ".join(dict.fromkeys(told)).replace(" or must be ", " or ")
+    shown = problem["input"]
+    if isinstance(shown, bool):
+        shown = str(shown).lower()
+        value = f", not {shown}"
+    else:
+        value = f", not {shown!r}" if isinstance(shown, str | int | float) else ""
+    said = f"{path or 'The recipe'} {reason}{value}".rstrip(".")
+    if isinstance(shown, str) and shown and "a list" in reason:
+        return RecipeError(f"{said}.", hint=f"Put a list in brackets: --set {quoted(f'{path}=[{shown}]')}")
+    return RecipeError(f"{said}.", hint=_hint(path, known.get(path)))
+
+
+def _keys_of_method(name: str) -> list[str]:
+    return list(registry.load("methods", name).Spec.model_fields)
+
+
+def _path(problem: Any) -> str:
+    return ".".join(str(part) for part in problem["loc"] if not _is_branch(str(part)))
+
+
+def _hint(path: str, field: FieldInfo | None) -> str | None:
+    if field is None or field.is_required() or path.startswith("method"):
+        return None
+    default = field.get_default(call_default_factory=True)
+    if default is None or isinstance(default, Spec):
+        return None
+    shown = f"[{','.join(default)}]" if isinstance(default, list) else default
+    found = usual(field)
+    return f"{f'Usually {found}; the' if found else 'The'} default is {shown}: --set {quoted(f'{path}={shown}')}"
+
+
+def _is_branch(part: str) -> bool:
+    """pydantic names the branch of a union in the path of an error; people never wrote it."""
+    branches = {"str", "int", "constrained-int", "float", "constrained-float", "bool", "list[str]", "StudentSpec"}
+    return part in branches or part.startswith(("literal[", "function-"))
