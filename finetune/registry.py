@@ -2,8 +2,8 @@
 
 Built-ins are lazy "module:attribute" lines, each the name of a class. Other packages add theirs with entry points in the groups
 `finetune_cli.methods`, `.objectives`, `.formats`, `.sources`, `.metrics`, `.trackers`, `.engines`, `.importers` and `.exporters`;
-docs/extending.md has one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher (settings.py)
-or of FeaturesSpec (distillation_settings.py).
+docs/extending.md has one of each main kind. A way to make students and a term need a recipe key too: a field of FromTeacher or of
+FeaturesSpec, in finetune/recipe/.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
 
 
 def test_the_engine_neither_prints_nor_asks() -> None:
-    speakers = re.compile(r"^finetune/(cli|commands|screen/|wizard/)")
+    speakers = re.compile(r"^finetune/(cli|command_line/|screen/|wizard/)")
     found = [
         f"{name_of(path)}:{node.lineno}"
         for path in SOURCES

@@ -60,7 +60,8 @@ def test_a_recipe_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path:
 )
 def test_a_recipe_named_after_a_default_is_that_default(name: str, here: HostInfo, approach: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.wizard.defaults.version", lambda _: "2.13.0")  # a torch that can use a GPU
-    assert Recipe.load(ROOT / "finetune" / "recipe" / "examples" / f"{name}.yaml") == Recipe.from_layers(defaults(here, approach, fresh_folder=False))
+    shipped = ROOT / "finetune" / "recipe" / "examples" / f"{name}.yaml"
+    assert Recipe.load(shipped) == Recipe.from_layers(defaults(here, approach, fresh_folder=False))
 
 
 @pytest.mark.slow
