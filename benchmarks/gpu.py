@@ -36,7 +36,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from finetune import registry
-from finetune.data.collator import Collator
+from finetune.data.tokens.collator import Collator
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.methods.base import MethodContext

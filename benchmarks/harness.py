@@ -22,7 +22,7 @@ from finetune.benchmark import harness_model
 from finetune.benchmark.harness import load_tasks
 from finetune.benchmark.perplexity import answer_losses
 from finetune.data.builtin import python_docs
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.events import Recorder
 from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer

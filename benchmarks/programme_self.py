@@ -161,7 +161,7 @@ def _baked(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     The rows to learn from are answers that the model itself wrote behind the prompt.
     """
     from finetune.benchmark.generation import generate_answers
-    from finetune.data.tokens import Encoder
+    from finetune.data.tokens.encoder import Encoder
     from finetune.events import Recorder
 
     questions = [ask.format(thing) for thing in THINGS for ask in ASKED]

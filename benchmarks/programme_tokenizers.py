@@ -131,7 +131,7 @@ def taught(teacher: Any, reading: Any, row: Any) -> dict[str, Any]:
     """What the teacher says about a held-out row: its states at the aligned tokens, and its own loss on the text in nats."""
     import torch
 
-    from finetune.data.collator import Collator
+    from finetune.data.tokens.collator import Collator
     from finetune.training.head import head_of, hidden_states
 
     asked = reading.batch(Collator(0)([{"input_ids": row["input_ids"], "labels": row["labels"]}]))

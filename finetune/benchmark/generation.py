@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.data.tokens import cut_prompt
+from finetune.data.tokens.encoder import cut_prompt
 from finetune.errors import BenchmarkError
 from finetune.events import Notice, Progress, Reporter
 from finetune.training.decoding import batches, greedy, key_value_bytes, pad_left, pads_safely, stop_ids

@@ -19,7 +19,7 @@ import evaluate
 import torch
 
 from finetune.benchmark.teacher_agreement import TeacherStates, compare, precise_sum
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Reporter
 from finetune.training.head import Head, head_of, hidden_states

@@ -30,7 +30,7 @@ from finetune.benchmark.names import GROUP, is_task
 from finetune.benchmark.perplexity import AnswerLosses, answer_losses
 from finetune.benchmark.rouge import SETTINGS
 from finetune.benchmark.teacher_agreement import TeacherStates
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.errors import BenchmarkError, OutOfMemory
 from finetune.events import Reporter
 from finetune.hardware.peak_memory import release

@@ -28,7 +28,7 @@ from finetune.data.reading import columns_of, open_source
 from finetune.data.row_reader import RowReader
 from finetune.data.rows import NotWanted, Row, RowProblem, no_rows
 from finetune.data.thinking import asks_to_think
-from finetune.data.tokens import Encoder
+from finetune.data.tokens.encoder import Encoder
 from finetune.errors import DatasetError, EmptyDataset
 from finetune.events import Recorder
 from finetune.formatting import counted

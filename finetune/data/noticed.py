@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune.data.pieces import CONTROL, IN_TEXT, REWRITTEN, UNOPENED, Rendered
-from finetune.data.turns import BEGAN, EMPTY, ENDED, JOINED, MUTED, SYSTEM, THOUGHT
+from finetune.data.tokens.pieces import CONTROL, IN_TEXT, REWRITTEN, UNOPENED, Rendered
+from finetune.data.tokens.turns import BEGAN, EMPTY, ENDED, JOINED, MUTED, SYSTEM, THOUGHT
 from finetune.formatting import counted
 
 FOREIGN = "foreign"  # control tokens of other models, which are found here

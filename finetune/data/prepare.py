@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from finetune.data import tokenized
-from finetune.data.pieces import REWRITTEN
 from finetune.data.reading import Rows, kept, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
 from finetune.data.split import MEASURED, NOTES, Division, divide, with_deciding
-from finetune.data.system_prompt import TEACHER_IDS, SystemPrompt
 from finetune.data.thinking import decide
-from finetune.data.tokens import Encoder, Sequence
-from finetune.data.turns import last_learned
+from finetune.data.tokens.encoder import Encoder, Sequence
+from finetune.data.tokens.pieces import REWRITTEN
+from finetune.data.tokens.system_prompt import TEACHER_IDS, SystemPrompt
+from finetune.data.tokens.turns import last_learned
 from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
-from finetune.models.template_facts import fixed_date
+from finetune.models.templates.template_facts import fixed_date
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.system.storage import cache_folder, digest
@@ -79,7 +79,7 @@ def prepare_data(
 ) -> PreparedData:
     """Tokens to train on and held-out rows for the benchmark; a held-out row is never trained on.
 
-    `system` is a prompt that only the teacher sees: the rows then have its tokens too (finetune/data/system_prompt.py).
+    `system` is a prompt that only the teacher sees: the rows then have its tokens too (finetune/data/tokens/system_prompt.py).
     Each has a `route`, what the column `routed_by` says of it, if there is one.
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student

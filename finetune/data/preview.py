@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.data.formats.cells import is_blank, is_blank_row
-from finetune.data.pieces import Piece
-from finetune.data.plain_template import PlainTemplate
 from finetune.data.reading import SAMPLE, columns_of, open_source
 from finetune.data.row_reader import RowReader
 from finetune.data.rows import NotWanted, Row, RowProblem, SkippedRow, as_many, no_rows, weight_of
+from finetune.data.tokens.pieces import Piece
+from finetune.data.tokens.plain_template import PlainTemplate
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder, Reporter
 from finetune.foreign import reading, reason

@@ -17,7 +17,7 @@ import numpy as np
 from finetune.data.reading import Rows, read_rows
 from finetune.data.row_reader import TO_COME
 from finetune.data.stored import restored
-from finetune.data.turns import last_learned
+from finetune.data.tokens.turns import last_learned
 from finetune.errors import UnknownFormat
 from finetune.events import Reporter
 from finetune.recipe import DatasetSpec

@@ -14,9 +14,9 @@ import numpy as np
 
 from finetune.data.reading import Rows
 from finetune.data.split import chosen_records
-from finetune.data.turns import last_learned
+from finetune.data.tokens.turns import last_learned
 from finetune.formatting import counted
-from finetune.models.template_facts import TemplateFacts, may_think, prompt_options
+from finetune.models.templates.template_facts import TemplateFacts, may_think, prompt_options
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch

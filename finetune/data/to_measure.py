@@ -17,7 +17,7 @@ from finetune.data.prepare import measured_row
 from finetune.data.reading import Rows
 from finetune.data.rows import RowProblem
 from finetune.data.thinking import decide
-from finetune.data.tokens import Encoder
+from finetune.data.tokens.encoder import Encoder
 from finetune.recipe import DatasetSpec
 
 if TYPE_CHECKING:

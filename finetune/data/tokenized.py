@@ -10,12 +10,12 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.formats.tokenized import Tokenized, answer_of
-from finetune.data.labels import NO_LOSS
-from finetune.data.pieces import Piece
 from finetune.data.reading import Rows
 from finetune.data.rows import RowProblem
 from finetune.data.split import chosen_records
-from finetune.data.tokens import Encoder, Sequence
+from finetune.data.tokens.encoder import Encoder, Sequence
+from finetune.data.tokens.labels import NO_LOSS
+from finetune.data.tokens.pieces import Piece
 from finetune.errors import BadRow
 
 if TYPE_CHECKING:

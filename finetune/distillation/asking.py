@@ -14,7 +14,7 @@ from typing import Any
 from datasets import concatenate_datasets
 
 from finetune.data.prepare import PreparedData
-from finetune.data.system_prompt import teacher_rows
+from finetune.data.tokens.system_prompt import teacher_rows
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.across_tokenizers.spans import SpanReading
 from finetune.distillation.across_tokenizers.ways import reading_of

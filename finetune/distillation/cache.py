@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from finetune import registry
-from finetune.data.labels import labels_of, unpadded
+from finetune.data.tokens.labels import labels_of, unpadded
 from finetune.distillation.signals import Signal
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.formatting import size

@@ -21,7 +21,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from finetune import registry
-from finetune.data.labels import learned, unpadded
+from finetune.data.tokens.labels import learned, unpadded
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import (
     INDEX,

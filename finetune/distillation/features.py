@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cutting import layer_stack
 from finetune.distillation.inside import Outputs, pairs_of, terms_of, text_config, watching

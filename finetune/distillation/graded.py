@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.prepare import PreparedData, tokenizer_fingerprint
-from finetune.data.system_prompt import teacher_rows
+from finetune.data.tokens.system_prompt import teacher_rows
 from finetune.distillation.asking import rows_asked
 from finetune.distillation.cache import CacheKey, TeacherCache, read_index
 from finetune.distillation.cache_builder import Answers, Asked, cache_key, filled, supervised_counts

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.labels import OF_TOKENS, learned
+from finetune.data.tokens.labels import OF_TOKENS, learned
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.teachers import check_routes
 from finetune.errors import RecipeError

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune.data.labels import labels_of, learned
+from finetune.data.tokens.labels import labels_of, learned
 from finetune.distillation.across_tokenizers.alignment import Share
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.vocabulary import shared_vocabulary

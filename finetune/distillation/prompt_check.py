@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.labels import NO_LOSS
-from finetune.data.system_prompt import as_teacher_sees
+from finetune.data.tokens.labels import NO_LOSS
+from finetune.data.tokens.system_prompt import as_teacher_sees
 from finetune.distillation.loss import Distillation
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.pair_checks import Finding

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.prepare import PreparedData
-from finetune.data.system_prompt import is_prompted
+from finetune.data.tokens.system_prompt import is_prompted
 from finetune.distillation.asking import Asking, reading_for, rows_asked
 from finetune.distillation.inside import compared_of
 from finetune.distillation.itself import Itself, as_teacher

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.collator import Collator
-from finetune.data.labels import NO_LOSS, unpadded
+from finetune.data.tokens.collator import Collator
+from finetune.data.tokens.labels import NO_LOSS, unpadded
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.corrected import margins as margins_of
 from finetune.distillation.inside import Compared, narrow, terms_of, watching

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune import registry
-from finetune.data.collator import Collator
-from finetune.data.system_prompt import as_teacher_sees, is_prompted
+from finetune.data.tokens.collator import Collator
+from finetune.data.tokens.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, teacher_logits
 from finetune.distillation.across_tokenizers.spans import SpanReading, span_loss
 from finetune.distillation.across_tokenizers.ways import reading_of

@@ -15,15 +15,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.data.tokenise import lead_ids
+from finetune.data.tokens.tokenise import lead_ids
 from finetune.errors import ModelError
 from finetune.foreign import reading
-from finetune.models.chat_template import ASK, added_tokens, render_chat
-from finetune.models.template_facts import SWITCHES, program
+from finetune.models.templates.chat_template import ASK, added_tokens, render_chat
+from finetune.models.templates.template_facts import SWITCHES, program
 from finetune.run_folder import REMADE, RunFolder
 
 Turns = list[dict[str, str]]
-PLAIN = (  # finetune/data/plain_template.py as a chat template, for models that have none
+PLAIN = (  # finetune/data/tokens/plain_template.py as a chat template, for models that have none
     "{% for turn in messages %}{{ turn.content + (END if turn.role == 'assistant' else '\\n') }}{% endfor %}"
 )
 

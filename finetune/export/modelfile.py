@@ -17,8 +17,8 @@ from finetune.errors import ModelError
 from finetune.export.asking import Asking, Turns
 from finetune.export.probes import CHATS
 from finetune.model_folder import read_json
-from finetune.models.chat_template import answer_ends, render_chat
 from finetune.models.spelling import ends_of
+from finetune.models.templates.chat_template import answer_ends, render_chat
 
 GENERATION = "generation_config.json"
 SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"}

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.hub.cache import COMMIT
-from finetune.models.chat_template import answer_end_ids
 from finetune.models.load import tokenizer_home
 from finetune.models.location import LocatedModel
 from finetune.models.spelling import end_answers_with, ends_of, name_base, spell_out
+from finetune.models.templates.chat_template import answer_end_ids
 from finetune.models.tokenizer_files import save_tokenizer
 
 if TYPE_CHECKING:

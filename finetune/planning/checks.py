@@ -61,7 +61,7 @@ def _check_lengths(context: RunContext) -> None:
 
 def _told(rows: Any) -> Any:
     """What a teacher with a system prompt sees of rows; nothing where it has none."""
-    from finetune.data.system_prompt import TEACHER_IDS, is_prompted
+    from finetune.data.tokens.system_prompt import TEACHER_IDS, is_prompted
 
     return rows[TEACHER_IDS][:] if is_prompted(rows) else []
 

@@ -13,7 +13,7 @@ import torch
 from finetune.benchmark.generation import answer_budget
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import chosen_rows
-from finetune.data.tokens import cut_prompt
+from finetune.data.tokens.encoder import cut_prompt
 from finetune.events import Recorder
 from finetune.run_context import RunContext
 from finetune.training.decoding import STEP_IN_TOKENS, batches, greedy, key_value_bytes, pad_left

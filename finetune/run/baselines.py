@@ -18,7 +18,7 @@ from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, of_its_texts, save_base_scores
 from finetune.benchmark.several_teachers import part, routed
 from finetune.benchmark.teacher_agreement import TeacherStates
-from finetune.data.system_prompt import TeacherRows
+from finetune.data.tokens.system_prompt import TeacherRows
 from finetune.distillation.routes import places_of, teacher_rows
 from finetune.events import Notice
 from finetune.run.loading import each_teacher, load_teacher

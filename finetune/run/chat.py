@@ -23,7 +23,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from finetune import registry
 from finetune.data.formats.cells import Message
-from finetune.data.tokens import Encoder, cut_prompt
+from finetune.data.tokens.encoder import Encoder, cut_prompt
 from finetune.errors import BadInput
 from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect

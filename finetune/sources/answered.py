@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.rows import Origin
-from finetune.data.system_prompt import with_system
+from finetune.data.tokens.system_prompt import with_system
 from finetune.sources.base import Making
 from finetune.sources.by_teacher import ByTeacher, origin_of, thrown_away
 from finetune.sources.expected import Lengths, expected_data, making

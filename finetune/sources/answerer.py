@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune.errors import ModelError
-from finetune.models.chat_template import TemplateFailure, render_chat
-from finetune.models.template_facts import prompt_options
+from finetune.models.templates.chat_template import TemplateFailure, render_chat
+from finetune.models.templates.template_facts import prompt_options
 from finetune.sources.account import Account
 from finetune.sources.asking import MARK, Turns
 

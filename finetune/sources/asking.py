@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.errors import ModelError
-from finetune.models.chat_template import TemplateFailure, added_tokens, render_chat
-from finetune.models.template_facts import prompt_options
+from finetune.models.templates.chat_template import TemplateFailure, added_tokens, render_chat
+from finetune.models.templates.template_facts import prompt_options
 
 MARK = "probe words of a person"
 HELPFUL = "You are a helpful assistant."

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.data.labels import NO_LOSS, labels_of
+from finetune.data.tokens.labels import NO_LOSS, labels_of
 from finetune.distillation.top_k import with_rest
 from finetune.distillation.vocabulary import PROBE
 from finetune.errors import ModelError, ModelNotFound, VocabularyMismatch
-from finetune.models.chat_template import added_tokens
+from finetune.models.templates.chat_template import added_tokens
 from finetune.sources.account import Account
 from finetune.sources.server import Grades, KeyRefused, NoGrades, Server, Told
 

@@ -15,8 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from finetune.data.collator import Collator
-from finetune.data.labels import NO_LOSS, unpadded
+from finetune.data.tokens.collator import Collator
+from finetune.data.tokens.labels import NO_LOSS, unpadded
 from finetune.errors import DatasetError
 from finetune.training.pieces import tensors_of
 

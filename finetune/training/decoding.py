@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from finetune.models.chat_template import answer_end_ids
+from finetune.models.templates.chat_template import answer_end_ids
 from finetune.training.head import causal_lm
 
 KEY_VALUE_BYTES = 768 << 20  # of one batch's keys and values

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.labels import NO_LOSS
 
 WIDTHS = 32  # every width is a multiple of it
 

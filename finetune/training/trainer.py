@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from finetune.data.collator import Collator
-from finetune.data.labels import NO_LOSS, learned
+from finetune.data.tokens.collator import Collator
+from finetune.data.tokens.labels import NO_LOSS, learned
 from finetune.errors import ModelError, RecipeError, TrainingError
 from finetune.hardware.matmul import use_fast_linear
 from finetune.models.load import is_packed, keep_unpacked

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from finetune.recipe import Recipe
+    from finetune.wizard.asking.prompter import Prompter
     from finetune.wizard.host import HostInfo
-    from finetune.wizard.prompter import Prompter
 
 
 def ask_recipe(prompter: Prompter, look: Callable[[], HostInfo]) -> Recipe:

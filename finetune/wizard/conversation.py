@@ -17,10 +17,10 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.screen.keys import still_keys
 from finetune.screen.quiet import STDERR, quiet
 from finetune.wizard import ask_recipe, preload, unfinished
+from finetune.wizard.asking.prompter import Prompter
+from finetune.wizard.asking.undo import Rewind
 from finetune.wizard.host import HostInfo, Once, look_around
 from finetune.wizard.kept import KeptAnswers, Session
-from finetune.wizard.prompter import Prompter
-from finetune.wizard.undo import Rewind
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -133,11 +133,11 @@ def _carry_out(agreed: Recipe | Unfinished, prompter: Prompter, here: HostInfo, 
 
 def _prompter(plain: bool, on_question: Callable[[], None]) -> Prompter:
     if plain:
-        from finetune.wizard.plain import PlainPrompter
+        from finetune.wizard.asking.plain import PlainPrompter
 
         return PlainPrompter(on_question)
     gc.disable()  # imports make many objects and no garbage: 15 ms of the time to the first question
-    from finetune.wizard.terminal import TerminalPrompter
+    from finetune.wizard.asking.terminal import TerminalPrompter
 
     gc.enable()
     return TerminalPrompter(colour=not os.environ.get("NO_COLOR"), on_question=on_question)

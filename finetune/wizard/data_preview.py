@@ -24,7 +24,7 @@ from finetune.formatting import strip_control_chars
 from finetune.recipe import DatasetSpec
 from finetune.system.paths import looking_at, typed_path
 from finetune.wizard import preload
-from finetune.wizard.prompter import Fragments
+from finetune.wizard.asking.prompter import Fragments
 
 if TYPE_CHECKING:
     from finetune.data.preview import Preview

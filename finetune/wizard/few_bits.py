@@ -9,8 +9,8 @@ from finetune import registry
 from finetune.recipe import known_fields, merge
 from finetune.recipe.distillation_settings import DistillationSpec
 from finetune.recipe.settings import help_of, label
+from finetune.wizard.asking.prompter import Choice, Prompter
 from finetune.wizard.draft import Draft, get, imitates, layer, problem, shown
-from finetune.wizard.prompter import Choice, Prompter
 
 NONE = "none"
 KEY = "distillation.quantize"

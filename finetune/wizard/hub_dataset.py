@@ -9,10 +9,10 @@ from finetune.data.files import looks_local
 from finetune.errors import DatasetError
 from finetune.formatting import strip_control_chars
 from finetune.hub.facts import HubDataset
-from finetune.wizard import suggest
+from finetune.wizard.asking import suggest
+from finetune.wizard.asking.prompter import Prompter
 from finetune.wizard.draft import problem
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Prompter
 
 LONGEST_HELP = 70  # characters
 

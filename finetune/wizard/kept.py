@@ -20,8 +20,8 @@ from typing import Any
 
 from finetune.errors import BadInput
 from finetune.runtime import default_cache
-from finetune.wizard.prompter import Fragments
-from finetune.wizard.undo import Answer
+from finetune.wizard.asking.prompter import Fragments
+from finetune.wizard.asking.undo import Answer
 
 VERSION = 1
 DECISIONS = ("review", "change", "recipe_file")  # asked anew every time: none of them starts a run by itself at the next start

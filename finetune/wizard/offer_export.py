@@ -7,8 +7,8 @@ from pathlib import Path
 from finetune.errors import FinetuneError
 from finetune.screen.console import people
 from finetune.screen.reporter import working
+from finetune.wizard.asking.prompter import Choice, Prompter, hint
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Prompter, hint
 
 TYPES = (
     Choice("q8_0", "Q8_0", "half of f16, hardly ever another answer"),

@@ -24,13 +24,13 @@ from finetune.system.shell import quoted
 from finetune.system.stopping import until_ctrl_c
 from finetune.training.step_count import rows_of_step
 from finetune.wizard import preload
+from finetune.wizard.asking.dropped import dropped
+from finetune.wizard.asking.layout import ascii_only
+from finetune.wizard.asking.prompter import Choice, Prompter, hint
 from finetune.wizard.data_preview import state
 from finetune.wizard.draft import shown
-from finetune.wizard.dropped import dropped
 from finetune.wizard.faults import USUAL, in_words, step_of
 from finetune.wizard.host import HostInfo
-from finetune.wizard.layout import ascii_only
-from finetune.wizard.prompter import Choice, Prompter, hint
 
 if TYPE_CHECKING:
     from finetune.planning.estimate import Plan

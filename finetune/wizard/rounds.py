@@ -10,8 +10,8 @@ from finetune.models.facts import ModelFacts
 from finetune.recipe import merge
 from finetune.recipe.distillation_settings import DistillationSpec
 from finetune.recipe.settings import help_of, label
+from finetune.wizard.asking.prompter import Prompter
 from finetune.wizard.draft import Draft, layer, problem
-from finetune.wizard.prompter import Prompter
 
 ALL_ROUNDS, NOT_LISTED = "never", "none"
 USUAL_RETENTION = "0.9"

@@ -9,8 +9,8 @@ from typing import Any
 
 from finetune.recipe.settings import help_of, label
 from finetune.recipe.teacher_settings import TeacherSpec
+from finetune.wizard.asking.prompter import Prompter
 from finetune.wizard.draft import problem
-from finetune.wizard.prompter import Prompter
 
 NO_KEY, NO_LIMIT = "none", "no limit"
 NOT_HERE = "A server can only be the one teacher of a distillation, or write the rows of a fine-tuning."

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from finetune.errors import RecipeError
+from finetune.wizard.asking.dropped import dropped
+from finetune.wizard.asking.prompter import Check, Choice, Prompter
 from finetune.wizard.draft import Draft, put
-from finetune.wizard.dropped import dropped
-from finetune.wizard.prompter import Check, Choice, Prompter
 
 PLAIN, SEVERAL, ROUNDS, OWN, NOTHING = "plain", "several", "rounds", "own", "nothing"
 TOGETHER, APART = "together", "apart"

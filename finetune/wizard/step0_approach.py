@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune.wizard.prompter import Choice, Prompter
+from finetune.wizard.asking.prompter import Choice, Prompter
 
 MORE = (
     "Fine-tuning: you have examples of what you want (prompts and answers, or texts), and a model learns from them. "

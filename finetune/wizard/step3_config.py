@@ -11,11 +11,11 @@ from finetune.errors import BadInput
 from finetune.recipe.settings import MethodSpec, help_of, label
 from finetune.run_folder import RunFolder
 from finetune.screen.plan_table import fit_line
+from finetune.wizard.asking.dropped import dropped
+from finetune.wizard.asking.prompter import Choice, Prompter
 from finetune.wizard.draft import Draft, ask_field, get, imitates, put
-from finetune.wizard.dropped import dropped
 from finetune.wizard.host import HostInfo
 from finetune.wizard.method_memory import Options, options, recommended
-from finetune.wizard.prompter import Choice, Prompter
 
 MORE_METHOD = (
     "LoRA and its relatives leave the model as it is and train a small file that is added to it. They suit most tasks and any laptop.\n"

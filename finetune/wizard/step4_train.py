@@ -8,11 +8,12 @@ from finetune.events import Recorder
 from finetune.recipe import Recipe, merge
 from finetune.recipe.settings import GENERATED, help_of, label
 from finetune.recipe.task_settings import TASKS, practises
-from finetune.wizard import few_bits, on_policy, preload, several_teachers, suggest
+from finetune.wizard import few_bits, on_policy, preload, several_teachers
+from finetune.wizard.asking import suggest
+from finetune.wizard.asking.dropped import dropped
+from finetune.wizard.asking.prompter import Choice, Prompter
 from finetune.wizard.draft import NULL, Draft, ask_field, field_of, get, has_writer, imitates, layer, put
-from finetune.wizard.dropped import dropped
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Prompter
 
 MORE_RATE = (
     "If it is too high, the loss jumps or becomes NaN; if it is too low, nothing is learned.\n"

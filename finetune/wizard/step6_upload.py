@@ -20,9 +20,9 @@ from finetune.screen.reporter import working
 from finetune.screen.upload import upload_picture
 from finetune.screen.wording import command_name
 from finetune.system.shell import quoted
+from finetune.wizard.asking.prompter import Choice, Fragments, Prompter, hint
 from finetune.wizard.draft import problem
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Fragments, Prompter, hint
 
 if TYPE_CHECKING:
     from finetune.publish.upload import UploadPlan

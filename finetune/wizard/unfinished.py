@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.wizard.asking.prompter import Choice, Prompter
 from finetune.wizard.kept import Session
-from finetune.wizard.prompter import Choice, Prompter
 
 if TYPE_CHECKING:
     from finetune.run.resume import Unfinished

@@ -17,10 +17,11 @@ from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.recipe import STARTER, Recipe
 from finetune.recipe.teacher_settings import SELF
-from finetune.wizard import served_teacher, suggest
-from finetune.wizard.dropped import dropped
+from finetune.wizard import served_teacher
+from finetune.wizard.asking import suggest
+from finetune.wizard.asking.dropped import dropped
+from finetune.wizard.asking.prompter import Choice, Prompter, Question
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Prompter, Question
 
 if TYPE_CHECKING:
     from finetune.models.location import ModelSource

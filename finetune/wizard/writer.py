@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from finetune.hub.catalogue import find
 from finetune.wizard import served_teacher, which_model
+from finetune.wizard.asking.prompter import Prompter, Question
 from finetune.wizard.draft import Draft, get
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Prompter, Question
 
 ITSELF = "This is the model that learns: it learns nothing new from what it wrote itself."
 MORE = (

@@ -269,8 +269,8 @@ def tokenizer(workplace: Path) -> Kind:
 
 def _encoded(tokenizer: Any, folder: Path) -> None:
     from finetune.data.rows import RowProblem
-    from finetune.data.tokens import Encoder
-    from finetune.models.chat_template import render_chat
+    from finetune.data.tokens.encoder import Encoder
+    from finetune.models.templates.chat_template import render_chat
 
     turns = [{"role": "user", "content": "Hello there!"}, {"role": "assistant", "content": "The answer is 42."}]
     encoder = Encoder(tokenizer, max_length=64, supervise="answers")

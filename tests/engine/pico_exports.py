@@ -17,7 +17,7 @@ from bytes_tokenizer import CHATML, INST, THINKING, TRIMMED, byte_level, sentenc
 from bytes_tokenizer import CORPUS as WORDS
 from tokenizers import Tokenizer
 
-from finetune.models.template_facts import prompt_options
+from finetune.models.templates.template_facts import prompt_options
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 

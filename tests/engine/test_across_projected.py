@@ -11,7 +11,7 @@ from bytes_tokenizer import CORPUS, byte_level, sentence_piece
 from pico import pico
 from test_across_tokenizers import small_merges, text_ids
 
-from finetune.data.collator import Collator
+from finetune.data.tokens.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment
 from finetune.distillation.across_tokenizers.projected import ProjectedHead, Reading, teacher_logits
 from finetune.distillation.cache_builder import build_cache

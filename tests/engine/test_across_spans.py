@@ -17,7 +17,7 @@ from test_distillation_loss import naive_divergence
 from torch import Tensor
 
 from finetune import registry
-from finetune.data.collator import Collator
+from finetune.data.tokens.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import Alignment
 from finetune.distillation.across_tokenizers.spans import LONGEST, SpanReading, SpanShare, compared, spans_of
 from finetune.distillation.cache_builder import build_cache

@@ -11,7 +11,7 @@ from pico import Rows, arguments, assert_same_weights, losses
 from test_across_projected import OURS, THEIRS, naive, rows_of, sized
 
 from finetune import registry
-from finetune.data.collator import Collator
+from finetune.data.tokens.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import Alignment
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.across_tokenizers.ways import WAYS

@@ -9,7 +9,7 @@ from test_benchmark_models import PAIRS, quiet
 from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 
 from finetune.benchmark.generation import SPEED_TOKENS, answer_budget, generate_answers, generation_speed
-from finetune.data.tokens import Encoder
+from finetune.data.tokens.encoder import Encoder
 from finetune.errors import BenchmarkError
 from finetune.events import Notice, Progress, Recorder
 from finetune.training.decoding import batches, stop_ids

@@ -9,10 +9,10 @@ import psutil
 import pytest
 from bytes_tokenizer import CHATML, TEMPLATES, byte_level
 
-from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
+from finetune.data.tokens.render import ChatTemplate
 from finetune.errors import ModelError
-from finetune.models.chat_template import TemplateFailure, render_chat
+from finetune.models.templates.chat_template import TemplateFailure, render_chat
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}"

@@ -11,13 +11,13 @@ from chat_templates import FAMILIES, Family
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.data import cached_template
-from finetune.data.labels import NO_LOSS
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import Encoder, Sequence
-from finetune.models.chat_template import answer_end_ids, answer_ends
-from finetune.models.template_facts import program
-from finetune.models.template_proof import prove
+from finetune.data.tokens import cached_template
+from finetune.data.tokens.encoder import Encoder, Sequence
+from finetune.data.tokens.labels import NO_LOSS
+from finetune.models.templates.chat_template import answer_end_ids, answer_ends
+from finetune.models.templates.template_facts import program
+from finetune.models.templates.template_proof import prove
 
 ENCODERS: dict[str, Encoder] = {}
 

@@ -18,7 +18,7 @@ from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.screen.data import data_report
-from finetune.wizard.prompter import drawn
+from finetune.wizard.asking.prompter import drawn
 
 NO_LOSS = -100
 

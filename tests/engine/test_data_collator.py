@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from finetune.data.collator import Collator
+from finetune.data.tokens.collator import Collator
 
 ROWS = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "length": 3, "row": 9}, {"input_ids": [8], "labels": [8], "length": 1, "row": 4}]
 

@@ -12,12 +12,12 @@ from chat_templates import FAMILIES
 from tokenizers import AddedToken, Regex, normalizers
 from transformers import ByT5Tokenizer
 
-from finetune.data.labels import NO_LOSS
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import Encoder, cut_prompt
+from finetune.data.tokens.encoder import Encoder, cut_prompt
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.errors import BadRow
-from finetune.models import template_steps
+from finetune.models.templates import template_steps
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 

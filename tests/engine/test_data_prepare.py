@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.known import Known
-from finetune.data.labels import NO_LOSS
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.reading import read_rows
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Progress, Recorder
 from finetune.recipe import DatasetSpec

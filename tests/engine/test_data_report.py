@@ -20,8 +20,8 @@ from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.screen.data import data_report
 from finetune.wizard import conversation
+from finetune.wizard.asking.prompter import ScriptedPrompter, drawn
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import ScriptedPrompter, drawn
 
 
 def report_of(tmp_path: Path, rows: list[dict[str, Any]], template: str = CHATML, **spec: Any) -> DataReport:

@@ -9,12 +9,12 @@ from bytes_tokenizer import CHATML, INST, TEMPLATES, THINKING, UNSTABLE, byte_le
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.data.cached_template import CachedChatTemplate
 from finetune.data.formats.cells import Message
-from finetune.data.labels import NO_LOSS
-from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import Encoder, Sequence
+from finetune.data.tokens.cached_template import CachedChatTemplate
+from finetune.data.tokens.encoder import Encoder, Sequence
+from finetune.data.tokens.labels import NO_LOSS
+from finetune.data.tokens.render import ChatTemplate
 
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

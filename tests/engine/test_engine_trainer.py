@@ -14,7 +14,7 @@ from letters import tokenizer
 from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, model_gradients, pico, pico_rows
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Trainer
 
-from finetune.data.collator import Collator
+from finetune.data.tokens.collator import Collator
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import ModelError, RecipeError, TrainingError
 from finetune.training.head import backbone_of, check_head, head_of, needs_mask

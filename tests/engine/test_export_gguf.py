@@ -16,7 +16,7 @@ from pico_exports import FAMILIES, OPENS, ROUNDED, hostile, left_in, model_of, r
 from transformers import AutoTokenizer
 
 from finetune.cli import main
-from finetune.data.tokens import Encoder
+from finetune.data.tokens.encoder import Encoder
 from finetune.errors import FinetuneError, UploadError
 from finetune.events import Progress, Recorder
 from finetune.export import to_gguf, tokens, writing
@@ -28,8 +28,8 @@ from finetune.export.probes import Probes
 from finetune.export.to_gguf import GGUF
 from finetune.export.tokens import words_of
 from finetune.hardware.machine import glance
-from finetune.models.chat_template import added_tokens
 from finetune.models.location import locate
+from finetune.models.templates.chat_template import added_tokens
 from finetune.publish.card import card_of
 from finetune.publish.upload import _contents
 from finetune.recipe import Recipe
@@ -38,8 +38,8 @@ from finetune.runtime import RuntimeOptions
 from finetune.screen.results import next_steps
 from finetune.screen.wording import command_name
 from finetune.wizard import offer_export
+from finetune.wizard.asking.prompter import ScriptedPrompter
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import ScriptedPrompter
 
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32")
 

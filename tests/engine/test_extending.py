@@ -24,8 +24,8 @@ from finetune.hardware.machine import glance
 from finetune.recipe.schema import recipe_schema
 from finetune.run_folder import RunFolder
 from finetune.wizard import ask_recipe
+from finetune.wizard.asking.prompter import Choice, Question, ScriptedPrompter
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Question, ScriptedPrompter
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")

@@ -25,8 +25,8 @@ from finetune.hardware.machine import glance
 from finetune.recipe.schema import EDITOR_LINE, recipe_schema
 from finetune.run.finetuner import RunResult
 from finetune.wizard import ask_recipe
+from finetune.wizard.asking.prompter import ScriptedPrompter
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import ScriptedPrompter
 
 TRAINING = {"train_seconds", "real_tokens", "tokens_per_second", "supervised_tokens", "peak_memory_bytes"}
 RECORDS = {"recipe.yaml", "recipe.schema.json", "environment.json", "events.jsonl", "data_report.json", "benchmark.json", "report.html"}

@@ -21,7 +21,7 @@ from finetune.benchmark.harness import check_tasks, load_tasks
 from finetune.benchmark.names import about_tasks
 from finetune.benchmark.perplexity import answer_losses
 from finetune.cli import main
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.errors import BenchmarkError, RecipeError
 from finetune.events import Recorder, StageFinished
 from finetune.models.load import load_model, load_tokenizer

@@ -11,7 +11,7 @@ import test_distillation_cache as caches
 import torch
 from pico import Rows, arguments, pico, pico_rows
 
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.distillation import trainer as trainer_module
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, supervised_counts

@@ -16,7 +16,7 @@ sys.path[:0] = {paths!r}
 import torch
 from datasets import Dataset
 from letters import llama, tokenizer
-from finetune.data.collator import Collator
+from finetune.data.tokens.collator import Collator
 from finetune.events import Notice, Recorder
 from finetune.hardware.machine import inspect
 from finetune.recipe import Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from finished_run import base_folder
 
-from finetune.data.tokenise import Tokeniser
+from finetune.data.tokens.tokenise import Tokeniser
 from finetune.errors import ModelError
 from finetune.events import Recorder
 from finetune.foreign import TOKENIZER_GROWTH

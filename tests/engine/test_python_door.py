@@ -21,7 +21,7 @@ from workshop import Workshop
 import finetune
 from finetune import DistillationTrainer, LLMFineTuner
 from finetune.data.given import tokens
-from finetune.data.tokens import NO_LOSS
+from finetune.data.tokens.encoder import NO_LOSS
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.given import as_tokens
 from finetune.distillation.objectives import through_softmax_

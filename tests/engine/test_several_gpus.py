@@ -26,8 +26,8 @@ from finetune.runtime import RuntimeOptions
 from finetune.screen.plan_table import review as table
 from finetune.training.step_count import divided, most_that_divide, steps_of
 from finetune.wizard import review
+from finetune.wizard.asking.prompter import ScriptedPrompter, drawn
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import ScriptedPrompter, drawn
 
 SIX = Machine("a processor", 8, 2**36, 2**35, "cuda", "a GPU", 2**36, "float32", {"float32": 1e5}, "as a test says", 2**35, 6)
 

@@ -18,7 +18,7 @@ from pico import Rows, arguments, assert_same_weights, pico, pico_rows
 from test_distillation_trainer import textbook
 from torch.utils.data import BatchSampler, IterableDataset, TensorDataset
 
-from finetune.data.labels import learned
+from finetune.data.tokens.labels import learned
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import DatasetError, ModelError, RecipeError

@@ -20,9 +20,9 @@ from finetune.recipe.schema import save
 from finetune.runtime import RuntimeOptions
 from finetune.screen.plan_table import review
 from finetune.wizard import ask_recipe
+from finetune.wizard.asking.prompter import ScriptedPrompter, drawn
+from finetune.wizard.asking.undo import Rewind
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import ScriptedPrompter, drawn
-from finetune.wizard.undo import Rewind
 
 SMALL = {"training.epochs": "1", "training.batch_size": "6", "training.learning_rate": "0.01"}
 ADVANCED = {"advanced": True, "dataset.max_length": "64", "dataset.held_out": "0.25", "benchmark.rows": "4", "benchmark.speed": False}

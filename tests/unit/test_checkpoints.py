@@ -14,7 +14,7 @@ from finetune.run.resume import find, unfinished_runs
 from finetune.run_folder import RunFolder
 from finetune.training.checkpoints import Checkpoints
 from finetune.wizard import unfinished
-from finetune.wizard.prompter import ScriptedPrompter
+from finetune.wizard.asking.prompter import ScriptedPrompter
 
 FACTS = {"total_steps": 9, "seconds": 60.0, "made_with": {}}
 

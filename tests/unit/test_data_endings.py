@@ -22,7 +22,7 @@ from finetune.errors import UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.wizard import suggest
+from finetune.wizard.asking import suggest
 from finetune.wizard.step2_dataset import _files_here
 
 RECORDS = [{"question": f"What is {number}?", "answer": str(number)} for number in range(20)]

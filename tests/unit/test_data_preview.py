@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune.data.preview import preview_source
-from finetune.data.render import Piece
+from finetune.data.tokens.render import Piece
 from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions

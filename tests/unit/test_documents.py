@@ -1,6 +1,6 @@
 """The documents are true where a program can tell: places in the code, links, the picture of the imports, what the workflow calls.
 
-`finetune/data/tokens.py: Encoder._sequence`        a place: the file exists, and the name is defined in it
+`finetune/data/tokens/encoder.py: Encoder._sequence`        a place: the file exists, and the name is defined in it
 """
 
 from __future__ import annotations

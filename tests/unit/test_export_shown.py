@@ -12,7 +12,7 @@ from finetune.publish.card import model_card
 from finetune.publish.run_facts import RunFacts
 from finetune.recipe import Recipe
 from finetune.screen.exported import commands, exported_picture, in_words
-from finetune.wizard.prompter import drawn
+from finetune.wizard.asking.prompter import drawn
 
 GATE = {"tensors": 272, "texts": 43, "chats": 3, "prompts": 20, "difference": 0.1234, "kl": 0.00214, "same_top": 19, "limit": 0.05}
 Q8 = Exported(

@@ -12,8 +12,8 @@ from finetune.formatting import strip_control_chars
 from finetune.screen.console import people
 from finetune.screen.results import next_steps
 from finetune.screen.tables import fact_list
-from finetune.wizard.plain import PlainPrompter
-from finetune.wizard.prompter import Choice
+from finetune.wizard.asking.plain import PlainPrompter
+from finetune.wizard.asking.prompter import Choice
 
 ORDINARY = "1\u202f234,50\u00a0€ 猫\u3000犬 می\u200cخواهم 👩\u200d👩\u200d👧 🏴\U000e0067\U000e007f \u200fשלום\u200e \ufeff\u2028"
 STEERING = "\x1b]0;evil\x07 \x9b2J \u202egpj.exe \u2066x\u2069 \x7f \udcff"

@@ -33,11 +33,11 @@ BOUNDARIES = {
     "finetune/events.py": 1,  # a run does not end because somebody cannot hear of it
     "finetune/hub/reachability.py": 1,  # whatever stops a probe of the network means that there is none
     "finetune/training/tracking.py": 1,  # whatever goes wrong in somebody's tracker must not end a training
-    "finetune/wizard/prompter.py": 1,  # an answer that cannot be checked must not cost the others
+    "finetune/wizard/asking/prompter.py": 1,  # an answer that cannot be checked must not cost the others
     "tests/engine/fuzz.py": 1,  # whatever a damaged file brings about is what it looks for
     "tests/engine/older_reads.py": 1,  # whatever an older library says of one folder must not hide the others
 }
-# finetune/foreign.py and finetune/models/chat_template.py catch everything too, and raise it again as a sentence.
+# finetune/foreign.py and finetune/models/templates/chat_template.py catch everything too, and raise it again as a sentence.
 PUBLIC = {"LLMFineTuner", "RunResult", "DistillationTrainer", "Recipe", "RuntimeOptions", "PlainReporter", "FinetuneError"}
 
 

@@ -24,8 +24,8 @@ from finetune.hub.datasets import look_up
 from finetune.hub.facts import search
 from finetune.hub.failures import one_sentence, said
 from finetune.hub.reachability import endpoint_host, shown_endpoint
-from finetune.wizard import suggest
-from finetune.wizard.questions import PAUSE_SECONDS, Suggestions
+from finetune.wizard.asking import suggest
+from finetune.wizard.asking.questions import PAUSE_SECONDS, Suggestions
 
 
 @pytest.fixture

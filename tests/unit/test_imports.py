@@ -18,8 +18,9 @@ from finetune.hardware.machine import glance
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import ask_recipe
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import ScriptedPrompter
-from finetune.wizard import conversation, plain, terminal, step6_upload
+from finetune.wizard.asking.prompter import ScriptedPrompter
+from finetune.wizard import conversation, step6_upload
+from finetune.wizard.asking import plain, terminal
 for approach in ("fine-tuning", "distillation"):
     prompter = ScriptedPrompter({{"approach": approach, "advanced": True}}, otherwise_default=True)
     ask_recipe(prompter, lambda: HostInfo(glance(), False, RuntimeOptions()))
@@ -33,7 +34,7 @@ sys.path.insert(0, {root!r})
 from finetune import cli
 from finetune.command_line import commands
 from finetune.wizard import conversation, step0_approach
-from finetune.wizard.terminal import TerminalPrompter
+from finetune.wizard.asking.terminal import TerminalPrompter
 print([module for module in {modules!r} if module in sys.modules])
 """
 

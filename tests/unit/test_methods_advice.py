@@ -15,9 +15,9 @@ from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.runtime import RuntimeOptions
 from finetune.screen.plan_table import fit_line
 from finetune.wizard import step3_config
+from finetune.wizard.asking.prompter import Question, ScriptedPrompter
 from finetune.wizard.host import HostInfo
 from finetune.wizard.method_memory import options, recommended
-from finetune.wizard.prompter import Question, ScriptedPrompter
 
 GB = 10**9
 SMALL = {"lora": 3 * GB, "qlora": 1 * GB, "full": 9 * GB}

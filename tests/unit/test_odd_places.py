@@ -27,7 +27,7 @@ from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.tables import fact_list, pairs
 from finetune.system.shell import joined
-from finetune.wizard.prompter import drawn
+from finetune.wizard.asking.prompter import drawn
 
 ROOT = Path(__file__).parents[2]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")

@@ -15,7 +15,7 @@ from finetune.errors import RecipeError
 from finetune.models.facts import ModelFacts
 from finetune.recipe import Recipe
 from finetune.wizard import ask_recipe, step1_models
-from finetune.wizard.undo import Rewind
+from finetune.wizard.asking.undo import Rewind
 
 DISTILLING = {"approach": "distillation"}
 

@@ -32,9 +32,9 @@ from finetune.screen.results import next_steps
 from finetune.screen.tables import to_copy
 from finetune.screen.wording import about, duration
 from finetune.system.shell import quoted
-from finetune.wizard.layout import ascii_only, beginning, end, wrap
-from finetune.wizard.plain import PlainPrompter
-from finetune.wizard.prompter import Choice, plain
+from finetune.wizard.asking.layout import ascii_only, beginning, end, wrap
+from finetune.wizard.asking.plain import PlainPrompter
+from finetune.wizard.asking.prompter import Choice, plain
 
 ROOT = Path(__file__).parents[2]
 STEP = TrainingStep(

@@ -15,7 +15,7 @@ from finetune.recipe import Recipe
 from finetune.recipe.distillation_settings import DistillationSpec, OnPolicySpec
 from finetune.recipe.task_settings import TASKS
 from finetune.wizard import ask_recipe
-from finetune.wizard.undo import Rewind
+from finetune.wizard.asking.undo import Rewind
 
 ROOT = Path(__file__).parents[2]
 PRACTICE = {"tokens": 96, "refresh": 64, "objective": None}  # the defaults of practice

@@ -9,8 +9,8 @@ from wizard_answers import Listening, enter_all_the_way, here, model_folder
 
 from finetune.recipe import Recipe
 from finetune.wizard import ask_recipe
-from finetune.wizard.prompter import ScriptedPrompter
-from finetune.wizard.undo import Rewind
+from finetune.wizard.asking.prompter import ScriptedPrompter
+from finetune.wizard.asking.undo import Rewind
 
 GENERATED = {"approach": "distillation", "dataset.source": "generated"}
 

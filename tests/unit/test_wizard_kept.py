@@ -15,10 +15,10 @@ from finetune.errors import DatasetError, FinetuneError, Interrupted, TrainingEr
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.wizard import known_readings, review, unfinished
+from finetune.wizard.asking.prompter import Prompter, Question, ScriptedPrompter, plain
+from finetune.wizard.asking.undo import Answer, Rewind
 from finetune.wizard.conversation import _carry_out, agree
 from finetune.wizard.kept import KeptAnswers, Session
-from finetune.wizard.prompter import Prompter, Question, ScriptedPrompter, plain
-from finetune.wizard.undo import Answer, Rewind
 
 
 @pytest.fixture(autouse=True)

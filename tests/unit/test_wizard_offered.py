@@ -10,7 +10,7 @@ from wizard_answers import Listening, here
 
 from finetune.recipe import Recipe
 from finetune.wizard import ask_recipe
-from finetune.wizard.undo import Rewind
+from finetune.wizard.asking.undo import Rewind
 
 ON_A_SERVER = {"teacher.name": "http://localhost:8000/v1", "teacher.model": "qwen"}
 SESSIONS: dict[str, dict[str, Any]] = {

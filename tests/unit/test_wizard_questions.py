@@ -12,8 +12,8 @@ from prompt_toolkit.application import Application, create_app_session
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from finetune.wizard.prompter import Choice, GoBack
-from finetune.wizard.terminal import TerminalPrompter
+from finetune.wizard.asking.prompter import Choice, GoBack
+from finetune.wizard.asking.terminal import TerminalPrompter
 
 UP, DOWN, HOME, END, SHIFT_TAB, CTRL_C, CTRL_D = "\x1b[A", "\x1b[B", "\x1b[H", "\x1b[F", "\x1b[Z", "\x03", "\x04"
 PASTED = "\x1b[200~a\r\n  b\r\n\x1b[201~"  # the ends of its lines too
@@ -28,7 +28,7 @@ def keys() -> Iterator[PipeInput]:
 
 @pytest.fixture
 def prompter(monkeypatch: pytest.MonkeyPatch) -> TerminalPrompter:
-    monkeypatch.setattr("finetune.wizard.terminal.create_output", lambda _: DummyOutput())
+    monkeypatch.setattr("finetune.wizard.asking.terminal.create_output", lambda _: DummyOutput())
     return TerminalPrompter()
 
 

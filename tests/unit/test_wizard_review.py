@@ -20,10 +20,10 @@ from finetune.events import Fanout, Recorder
 from finetune.recipe import Recipe, UploadSpec, schema
 from finetune.runtime import RuntimeOptions
 from finetune.wizard import review, step6_upload
+from finetune.wizard.asking.plain import PlainPrompter
+from finetune.wizard.asking.prompter import Question, plain
+from finetune.wizard.asking.questions import Line
 from finetune.wizard.conversation import agree
-from finetune.wizard.plain import PlainPrompter
-from finetune.wizard.prompter import Question, plain
-from finetune.wizard.questions import Line
 from finetune.wizard.step6_upload import repository
 
 

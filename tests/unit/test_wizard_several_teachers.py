@@ -10,7 +10,7 @@ from wizard_answers import Listening, here, model_folder
 
 from finetune.recipe import Recipe
 from finetune.wizard import ask_recipe
-from finetune.wizard.undo import Rewind
+from finetune.wizard.asking.undo import Rewind
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from wizard_answers import DEFAULT, Listening, enter_all_the_way, here, model_fo
 
 from finetune.recipe import Recipe
 from finetune.wizard import ask_recipe, step6_upload
-from finetune.wizard.dropped import dropped
-from finetune.wizard.prompter import ScriptedPrompter
+from finetune.wizard.asking.dropped import dropped
+from finetune.wizard.asking.prompter import ScriptedPrompter
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="a backslash separates folders there")
 

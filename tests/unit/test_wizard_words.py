@@ -17,10 +17,10 @@ from wizard_answers import BACK, Listening, enter_all_the_way, here
 from finetune.errors import DatasetError, HardwareError, ModelNotFound, OutOfMemory, OutputExists, RecipeError
 from finetune.recipe import STARTER, Recipe, known_keys, reasons
 from finetune.wizard import ask_recipe, known_readings, review, step6_upload, teachers_run
+from finetune.wizard.asking.prompter import Question, ScriptedPrompter, explanation, hint, plain
+from finetune.wizard.asking.undo import Rewind
 from finetune.wizard.conversation import agree
 from finetune.wizard.faults import in_words, step_of
-from finetune.wizard.prompter import Question, ScriptedPrompter, explanation, hint, plain
-from finetune.wizard.undo import Rewind
 
 PACKAGE = Path(__file__).parents[2] / "finetune"
 RAW = (
@@ -117,7 +117,7 @@ def hints_with_settings() -> list[str]:
     """Every text of the engine that tells people to --set something, placeholders filled in."""
     found = []
     for file in PACKAGE.rglob("*.py"):
-        if file.parent.name == "wizard" or file.name in ("arguments.py", "cli.py", "commands.py", "completion.py"):
+        if "wizard" in file.parts or file.name in ("arguments.py", "cli.py", "commands.py", "completion.py"):
             continue
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         inner = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}

@@ -10,8 +10,8 @@ from typing import Any
 
 from finetune.hardware.machine import Glance
 from finetune.runtime import RuntimeOptions
+from finetune.wizard.asking.prompter import Choice, Question, ScriptedPrompter
 from finetune.wizard.host import HostInfo
-from finetune.wizard.prompter import Choice, Question, ScriptedPrompter
 
 LAPTOP = Glance("a processor", 2, 16 * 2**30, 12 * 2**30, 100 * 2**30, None, 0)
 DEFAULT, BACK = ScriptedPrompter.DEFAULT, ScriptedPrompter.BACK

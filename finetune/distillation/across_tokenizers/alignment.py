@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.labels import NO_LOSS, labels_of
 from finetune.data.prepare import tokenizer_fingerprint
-from finetune.data.tokenise import lead_ids
+from finetune.data.tokens.labels import NO_LOSS, labels_of
+from finetune.data.tokens.tokenise import lead_ids
 from finetune.distillation.across_tokenizers.byte_strings import ByteStrings, byte_strings
 from finetune.distillation.vocabulary import difference
 from finetune.errors import VocabularyMismatch

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.data.collator import Collator
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.collator import Collator
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.distillation.across_tokenizers.alignment import NOWHERE, AlignedRow, Alignment, Share, shorter
 from finetune.errors import TrainingError
 from finetune.training.batches import in_main_memory, sent

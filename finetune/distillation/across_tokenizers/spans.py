@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.data.labels import NO_LOSS, labels_of
+from finetune.data.tokens.labels import NO_LOSS, labels_of
 from finetune.distillation.across_tokenizers.alignment import MEASURED, NOWHERE, AlignedRow, Alignment, Share
 from finetune.distillation.across_tokenizers.projected import Asked, Reading
 from finetune.distillation.objectives import APPROXIMATE, Objective, divergence

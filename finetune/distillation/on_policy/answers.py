@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.labels import NO_LOSS, labels_of, unpadded
+from finetune.data.tokens.labels import NO_LOSS, labels_of, unpadded
 from finetune.errors import RecipeError
 from finetune.training.decoding import batches, greedy, key_value_bytes, pad_left, pads_safely
 from finetune.training.head import causal_lm

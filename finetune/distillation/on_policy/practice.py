@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.data.labels import NO_LOSS
+from finetune.data.tokens.labels import NO_LOSS
 from finetune.distillation.on_policy.answers import Answer, Prompts, repetition
 from finetune.events import Notice, OwnAnswers, Progress, Reporter
 from finetune.formatting import percent

@@ -18,8 +18,8 @@ from dataclasses import replace
 from getpass import getpass
 from typing import TYPE_CHECKING
 
-from finetune.wizard.layout import spelled, wrap
-from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain
+from finetune.wizard.asking.layout import spelled, wrap
+from finetune.wizard.asking.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

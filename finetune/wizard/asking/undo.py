@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question
+from finetune.wizard.asking.prompter import Fragments, GoBack, Prompter, Question
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

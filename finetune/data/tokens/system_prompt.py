@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.formats.cells import Message
-from finetune.data.labels import NO_LOSS
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import beginning
+from finetune.data.tokens.encoder import beginning
+from finetune.data.tokens.labels import NO_LOSS
 
 if TYPE_CHECKING:
-    from finetune.data.tokens import Encoder
-    from finetune.data.tokens import Sequence as Tokens
+    from finetune.data.tokens.encoder import Encoder
+    from finetune.data.tokens.encoder import Sequence as Tokens
 
 TEACHER_IDS = "teacher_ids"
 

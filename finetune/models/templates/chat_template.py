@@ -13,8 +13,8 @@ from typing import Any
 
 from finetune.errors import ModelError
 from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_LENGTH, TEMPLATE_SECONDS, reason
-from finetune.models.template_limits import WATCH
-from finetune.models.template_steps import TooMuch, at_most, limit_sandbox
+from finetune.models.templates.template_limits import WATCH
+from finetune.models.templates.template_steps import TooMuch, at_most, limit_sandbox
 
 HINT = "Repair chat_template in the model's tokenizer files, or use another model."
 # Numbers: a template that changes case or blanks leaves them as they are.

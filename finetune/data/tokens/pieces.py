@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from finetune.data.control_tokens import whole
 from finetune.data.formats.cells import Message
+from finetune.data.tokens.control_tokens import whole
 
 # Also noticed about a row: control tokens in a message or in a plain text, text that the template leaves out, and an answer that does not
 # follow the prompt that the template would write.

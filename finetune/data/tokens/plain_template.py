@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.control_tokens import ControlTokens, unused
 from finetune.data.formats.cells import Message
-from finetune.data.pieces import CONTROL, IN_TEXT, Piece, Rendered, piece_of
 from finetune.data.rows import RowProblem
-from finetune.data.tokenise import lead_ids
-from finetune.data.turns import BEGAN, ENDED, Edges, Turn, tidied, without_beginning, without_end
-from finetune.models.chat_template import answer_ends, special_tokens
+from finetune.data.tokens.control_tokens import ControlTokens, unused
+from finetune.data.tokens.pieces import CONTROL, IN_TEXT, Piece, Rendered, piece_of
+from finetune.data.tokens.tokenise import lead_ids
+from finetune.data.tokens.turns import BEGAN, ENDED, Edges, Turn, tidied, without_beginning, without_end
+from finetune.models.templates.chat_template import answer_ends, special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

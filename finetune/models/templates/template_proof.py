@@ -19,8 +19,8 @@ from jinja2 import Environment, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
-from finetune.models.template_truth import Kind, Unproven, named
-from finetune.models.template_values import SEARCHES, Values, joined, mixed
+from finetune.models.templates.template_truth import Kind, Unproven, named
+from finetune.models.templates.template_values import SEARCHES, Values, joined, mixed
 
 MOST_ROUNDS = 12
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.control_tokens import divided, unused, with_cuts
-from finetune.data.pieces import Piece
+from finetune.data.tokens.control_tokens import divided, unused, with_cuts
+from finetune.data.tokens.pieces import Piece
 from finetune.errors import ModelError
 from finetune.foreign import reading
 

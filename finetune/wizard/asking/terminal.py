@@ -24,9 +24,9 @@ from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 
-from finetune.wizard.layout import beginning, end, indent, rows_of, spelled, wrap
-from finetune.wizard.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain, told
-from finetune.wizard.questions import Line, add_notes
+from finetune.wizard.asking.layout import beginning, end, indent, rows_of, spelled, wrap
+from finetune.wizard.asking.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain, told
+from finetune.wizard.asking.questions import Line, add_notes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

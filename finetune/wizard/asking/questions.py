@@ -28,8 +28,8 @@ from prompt_toolkit.utils import get_cwidth
 from questionary.prompts.common import InquirerControl
 
 from finetune.formatting import strip_control_chars
-from finetune.wizard.layout import beginning, columns_fit, spelled, wrap
-from finetune.wizard.prompter import Choice, Fragments, Question, plain
+from finetune.wizard.asking.layout import beginning, columns_fit, spelled, wrap
+from finetune.wizard.asking.prompter import Choice, Fragments, Question, plain
 
 MOST_CHOICES_SHOWN = 12
 MOST_SUGGESTIONS = 6

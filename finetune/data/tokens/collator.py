@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.labels import NO_LOSS, labels_of, unpadded
+from finetune.data.tokens.labels import NO_LOSS, labels_of, unpadded
 
 
 class Collator:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import nodes
 
-from finetune.models.template_truth import TYPES, Conditions, Kind, Unproven, constant, key_of, named, number
+from finetune.models.templates.template_truth import TYPES, Conditions, Kind, Unproven, constant, key_of, named, number
 
 SEARCHES = {"split", "startswith", "endswith", "replace", "find", "count"}  # methods of a text, by a fixed string
 STRIPS = {"strip", "lstrip", "rstrip"}

@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from finetune.data.cached_template import CachedChatTemplate
 from finetune.data.formats.cells import Message
-from finetune.data.labels import NO_LOSS
 from finetune.data.noticed import Noticed
-from finetune.data.pieces import Piece, Rendered, Template
-from finetune.data.plain_template import PlainTemplate
-from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
-from finetune.data.tokenise import Tokeniser, lead_ids
+from finetune.data.tokens.cached_template import CachedChatTemplate
+from finetune.data.tokens.labels import NO_LOSS
+from finetune.data.tokens.pieces import Piece, Rendered, Template
+from finetune.data.tokens.plain_template import PlainTemplate
+from finetune.data.tokens.render import ChatTemplate
+from finetune.data.tokens.tokenise import Tokeniser, lead_ids
 from finetune.errors import ModelError
-from finetune.models.chat_template import added_tokens
+from finetune.models.templates.chat_template import added_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

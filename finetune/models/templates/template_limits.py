@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import psutil
 
 from finetune.foreign import TEMPLATE_MEMORY, TEMPLATE_SECONDS
-from finetune.models.template_steps import TooMuch
+from finetune.models.templates.template_steps import TooMuch
 
 LOOKED_EVERY = 0.05  # seconds
 IDLE = 100  # looks at nothing, after which the thread that looks ends

@@ -14,7 +14,7 @@ from itertools import accumulate, takewhile
 from prompt_toolkit.utils import get_cwidth
 
 from finetune.formatting import strip_control_chars
-from finetune.wizard.prompter import Fragments, plain
+from finetune.wizard.asking.prompter import Fragments, plain
 
 _START = re.compile(r" *(?:[│▌|] )?")  # what a broken line begins with again: its indentation and the bar at its edge
 _WORD = re.compile(r"[^ ]+ *| +")  # with the spaces that follow it

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from finetune.data.turns import strings
+from finetune.data.tokens.turns import strings
 
 PRIVATE = re.compile("[\ue000-\uf8ff]")  # characters that nobody writes; the first that a row does not have are used
 

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from finetune.data.formats.cells import Message
-from finetune.data.pieces import Piece, Rendered
-from finetune.data.render import ChatTemplate
 from finetune.data.rows import RowProblem
-from finetune.models.template_facts import program
-from finetune.models.template_proof import prove
-from finetune.models.template_truth import ROLES
+from finetune.data.tokens.pieces import Piece, Rendered
+from finetune.data.tokens.render import ChatTemplate
+from finetune.models.templates.template_facts import program
+from finetune.models.templates.template_proof import prove
+from finetune.models.templates.template_truth import ROLES
 
 COMPARED = 20
 MOST_SHAPES = 100

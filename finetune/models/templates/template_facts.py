@@ -13,9 +13,9 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from finetune.models.chat_template import ASK, CALL, REPLY, added_tokens, special_tokens, written
-from finetune.models.template_proof import looked_for
-from finetune.models.template_steps import TODAY
+from finetune.models.templates.chat_template import ASK, CALL, REPLY, added_tokens, special_tokens, written
+from finetune.models.templates.template_proof import looked_for
+from finetune.models.templates.template_steps import TODAY
 
 THOUGHTS = ("<think>", "</think>")
 SWITCHES = ("enable_thinking", "thinking")  # what templates of models that may think call it

@@ -14,14 +14,14 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.control_tokens import ControlTokens, unused, whole
 from finetune.data.formats.cells import Message
-from finetune.data.pieces import CONTROL, REWRITTEN, UNOPENED, Piece, Rendered, piece_of
-from finetune.data.plain_template import PlainTemplate
 from finetune.data.rows import RowProblem
-from finetune.data.turns import JOINED, SYSTEM, Edges, Turn, arranged, tidied
-from finetune.models.chat_template import TemplateFailure, render_chat
-from finetune.models.template_facts import THOUGHTS, TemplateFacts, control_tokens, prompt_options, with_object, with_text
+from finetune.data.tokens.control_tokens import ControlTokens, unused, whole
+from finetune.data.tokens.pieces import CONTROL, REWRITTEN, UNOPENED, Piece, Rendered, piece_of
+from finetune.data.tokens.plain_template import PlainTemplate
+from finetune.data.tokens.turns import JOINED, SYSTEM, Edges, Turn, arranged, tidied
+from finetune.models.templates.chat_template import TemplateFailure, render_chat
+from finetune.models.templates.template_facts import THOUGHTS, TemplateFacts, control_tokens, prompt_options, with_object, with_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,1 @@
+"""From chat turns to the tokens and labels of a batch."""
