@@ -136,5 +136,5 @@ def test_a_signal_before_the_first_step_leaves_no_empty_run(tmp_path: Path) -> N
 
 
 def test_windows_has_no_sighup() -> None:
-    code = "import signal; del signal.SIGHUP; from finetune import stopping; print(stopping.LOST)"
+    code = "import signal; del signal.SIGHUP; from finetune.system import stopping; print(stopping.LOST)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout == "()\n"
