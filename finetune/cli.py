@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 
 from finetune.command_line.arguments import parser
@@ -20,6 +21,7 @@ from finetune.foreign import is_panic
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed
+from finetune.system.shell import quoted
 from finetune.system.stopping import ended_like_ctrl_c
 
 DEBUG = "Run the command again with --debug to see where it happened."
@@ -55,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if debug or not (isinstance(error, Exception) or is_panic(error)):
             raise
-        say(_of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}", DEBUG)
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        said = _of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}"
+        say(said, f"Install the program with all that it needs: pip install {_source()}" if missing else DEBUG)
         return _leave(1)
 
 
@@ -74,6 +78,14 @@ def _of_the_machine(error: BaseException) -> str | None:
         names = " or ".join(sorted(name for name in os.environ if name.startswith("HF_")))
         return f"huggingface_hub does not understand the value of {names}: {error}."
     return None
+
+
+def _source() -> str:
+    """What pip installs this program from: the folder that it runs in, if it has the project, or its name."""
+    project = Path(__file__).parents[1]
+    if not (project / "pyproject.toml").is_file():
+        return "finetune-wizard"
+    return "." if project == Path.cwd() else quoted(str(project))
 
 
 def _imports(error: BaseException) -> Iterator[FrameType]:

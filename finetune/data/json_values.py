@@ -29,7 +29,7 @@ DECODER = json.JSONDecoder(parse_float=Number, parse_int=Number, strict=False)  
 
 PRINTED = re.compile(r"\s*[\[{]\s*(?:[\[{'\"(]|array\(|-?\d)")  # how a list or an object begins that Python or numpy printed
 NO_COMMA = re.compile(r"['\"}\])\d]\s+['\"\[{(\d-]")  # numpy prints none between items; may also be inside a text
-PIECE = re.compile(  # of lists and objects as they are printed; what else Python could read, nested deeply, ends Python 3.10
+PIECE = re.compile(  # of lists and objects as they are printed; Python's own parser takes more, and nested deeply that can end the process
     r"""(?<!\w)'(?:[^'\\]|\\[\\'"nrtxuU])*'|(?<!\w)"(?:[^"\\]|\\[\\'"nrtxuU])*"|(?<![\w.])-?\d+(?:\.\d*)?(?:e[+-]?\d+)?"""
     r"""|None|True|False|array(?=\()|dtype=\w*|(?:(?<=array)|(?<![\w)\]}'"]))[\[({]|[\])},:]"""
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -266,7 +267,23 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
         raise error
 
     monkeypatch.setattr("finetune.command_line.commands.schema", breaks)
+    monkeypatch.chdir(tempfile.gettempdir())
     assert main(["schema"]) == 1
-    assert capfd.readouterr().err.splitlines() == [said, "Run the command again with --debug to see where it happened."]
+    install = f"Install the program with all that it needs: pip install {shlex.quote(str(ROOT))}"
+    hint = install if isinstance(error, ModuleNotFoundError) else "Run the command again with --debug to see where it happened."
+    assert capfd.readouterr().err.splitlines() == [said, hint]
     with pytest.raises(type(error)):
         main(["schema", "--debug"])
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 13)])
+def test_a_python_that_is_too_old_is_told_which_is_needed(tmp_path: Path, version: tuple[int, ...]) -> None:
+    needed = re.search(r'^requires-python = ">=(\S+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path({str(ROOT / 'finetune_cli.py')!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert needed
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"This is Python {version[0]}.{version[1]}, and finetune-cli needs Python {needed[1]} or newer.",
+        f"Make an environment with a newer one, such as: python{needed[1]} -m venv .venv",
+    ]
