@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class RuntimeOptions:
     node_rank: int = 0  # of this machine; the others' commands only train
     rendezvous: str | None = None  # HOST:PORT of the first machine, where all of them meet
     shard: str = "auto"  # auto | yes | no: cut the weights into a part for each process, where a GPU has no room for all
+    began_with: tuple[str, str] | None = None  # device and dtype of the run that goes on: on that device `auto` is that dtype
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache_dir", Path(self.cache_dir).expanduser())  # a caller may well give text
@@ -60,6 +61,19 @@ class RuntimeOptions:
                 f"There is no node {self.node_rank} of {self.nodes}: they are counted from 0.", hint="--node-rank 0 is the first"
             )
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What of this decides the numbers of a run and is not left to the machine, by the names of the options."""
+        chosen = {"device": self.device, "dtype": self.dtype, "nproc": self.processes}
+        return {name: value for name, value in chosen.items() if value not in ("auto", None)}
+
+    def as_begun(self, environment: Mapping[str, Any]) -> RuntimeOptions:
+        """The same for a run that began in this `environment` (environment.json): what is still open is as it was then."""
+        machine, asked = environment.get("machine") or {}, environment.get("asked") or {}
+        device = "cpu" if self.device == "auto" and asked.get("device") == "cpu" else self.device
+        known = "device" in machine and "dtype" in machine
+        return replace(self, device=device, began_with=(machine["device"], machine["dtype"]) if known else None)
+
     def to_dict(self) -> dict[str, Any]:
         """For another process, as JSON can carry it."""
         return {**asdict(self), "cache_dir": str(self.cache_dir)}
@@ -67,6 +81,11 @@ class RuntimeOptions:
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> RuntimeOptions:
         return cls(**told)
+
+
+def asked_again(environment: Mapping[str, Any]) -> str:
+    """The options that repeat a run that began in this `environment`, to stand behind its command: " --dtype float32"."""
+    return "".join(f" --{name} {value}" for name, value in (environment.get("asked") or {}).items())
 
 
 def settle_folders(runtime: RuntimeOptions) -> None:

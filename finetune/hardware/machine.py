@@ -63,6 +63,7 @@ class Machine:
 
     `free_gpu_memory_bytes` are those that this process can still use: neither its own tensors nor another process occupies them. Of
     several `gpus`, name and memory are those of the first; `gpus` is 1 where `device` is the CPU, and all of it trains in one process.
+    `threads` share a product on a CPU: with another number its sums are rounded otherwise.
     """
 
     cpu: str
@@ -77,6 +78,7 @@ class Machine:
     why_dtype: str
     free_gpu_memory_bytes: int = 0
     gpus: int = 1
+    threads: int = 1
 
 
 def glance(folder: Path | None = None) -> Glance:
@@ -113,8 +115,10 @@ def inspect(runtime: RuntimeOptions) -> Machine:
         raise HardwareError(f"{gpu or 'The GPU'} cannot compute: {reason(error).split('. ')[0]}.", hint=USE_CPU) from error
     if runtime.dtype != "auto":
         dtype, why = runtime.dtype, "asked for"
+    elif runtime.began_with and runtime.began_with[0] == device:
+        dtype, why = runtime.began_with[1], "as the run began"
     gpus = torch.cuda.device_count() if device == "cuda" else 1
-    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why, gpu_free, gpus)
+    return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why, gpu_free, gpus, torch.get_num_threads())
 
 
 def torch_dtype(machine: Machine) -> torch.dtype:

@@ -1,5 +1,6 @@
 """Sharing the processor: fewer threads while other programs work.
 
+    threads_are_asked_for()             # False: nobody has set OMP_NUM_THREADS
     neighbours = Neighbours()
     neighbours.busy_cores()             # 1.0: since the last call, others kept one of our cores busy
     threads_beside(1.0, most=2, now=2)  # 1
@@ -9,6 +10,7 @@ Threads that work on one product wait for the slowest of them: on a core that an
 
 from __future__ import annotations
 
+import os
 import time
 
 import psutil
@@ -16,6 +18,11 @@ import psutil
 from finetune.hardware.cpu import allowed_cores, cores
 
 ENOUGH = 0.4  # of a core: less of another program than this costs less than a thread given up
+
+
+def threads_are_asked_for() -> bool:
+    """Whether somebody has said how many threads there are to be: then they stay."""
+    return "OMP_NUM_THREADS" in os.environ
 
 
 class Neighbours:

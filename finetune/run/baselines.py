@@ -125,6 +125,6 @@ def _once(
 def _key(context: RunContext, identity: str, load_in: str | None) -> str:
     machine, recipe = context.machine, context.recipe
     # A cache may be shared by several machines, and outlives an upgrade: what answers with other digits has scores of its own.
-    processor = machine.cpu if context.whole_on == "cpu" else machine.gpu
+    processor = f"{machine.cpu} {machine.threads} threads" if context.whole_on == "cpu" else machine.gpu
     dtype = f"{context.whole_on} {processor} {machine.dtype} {load_in} torch {torch.__version__} transformers {transformers.__version__}"
     return base_key(identity, context.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)

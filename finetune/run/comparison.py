@@ -25,7 +25,11 @@ from finetune.run.history import Run
 from finetune.run_folder import REMADE
 from finetune.system.shell import quoted
 
-SURROUNDINGS = ("versions", "system", "dataset_fingerprint", "machine.cpu", "machine.gpu", "machine.device", "machine.dtype")
+SURROUNDINGS = (
+    *("versions", "system", "dataset_fingerprint", "processes"),
+    *("machine.cpu", "machine.gpu", "machine.device", "machine.dtype", "machine.threads"),
+    "steps_with_fewer_threads",
+)
 COSTS = {"parameters": "size", "bytes_on_disk": "size", "tokens_per_second": "speed", "peak_memory_bytes": "speed"}  # group of each
 
 
@@ -75,7 +79,7 @@ def _compare(a: Run, b: Run) -> Comparison:
     why_not = _why_not(a, b)
     sides = {"a": a, "b": b}
     grouped = [run.scores for run in (b, a) if independent(run.scores) < run.scores["rows"]]  # an older run does not say it
-    environments = [run.folder.known(run.folder.environment) for run in (a, b)]
+    environments = [_surroundings(run) for run in (a, b)]
     return Comparison(
         a=str(a.folder.output_dir),
         b=str(b.folder.output_dir),
@@ -89,6 +93,12 @@ def _compare(a: Run, b: Run) -> Comparison:
         about_rows=too_few(grouped[0]) or shared(grouped[0]) if grouped and not why_not else "",
         students={side: said for side, run in sides.items() if (said := _student(run))},
     )
+
+
+def _surroundings(run: Run) -> dict[str, Any]:
+    """What the numbers of a run depend on beside its recipe."""
+    training = run.folder.known(run.folder.progress).get("training") or {}
+    return {**run.folder.known(run.folder.environment), "steps_with_fewer_threads": training.get("steps_with_fewer_threads", 0)}
 
 
 def _everywhere(metric: str, *runs: Run) -> bool:

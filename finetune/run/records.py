@@ -40,6 +40,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "versions": versions(),
         "system": f"{platform.system()} {platform.machine()}",
         "machine": asdict(context.machine),
+        "asked": context.runtime.asked,
         "processes": context.processes * context.runtime.nodes,
         "model": {**_facts(context.located), "loads_with": _loads_with(context.located)},
         "teacher": _facts(context.teacher_located) if context.recipe.named_teachers and not context.teaches_itself else None,
@@ -88,7 +89,9 @@ def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
     report = context.data.report
     folder.write_text(folder.recipe, EDITOR_LINE + context.recipe.to_yaml())
     folder.write_json(folder.recipe_schema, recipe_schema())
-    folder.write_json(folder.environment, environment(context))
+    began = folder.known(folder.environment).get("asked", {})  # by a run that was interrupted before its first step was saved
+    found = environment(context)
+    folder.write_json(folder.environment, {**found, "asked": {**began, **found["asked"]}})
     folder.write_json(folder.data_report, report.to_dict())
     context.source.keep(context, folder)
     if context.earlier:

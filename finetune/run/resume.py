@@ -235,7 +235,9 @@ def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any
             raise CannotResume(f"The run began with {name} {before}, and {here} is installed.", hint=f"pip install {name}=={before}")
     others = [f"{name} {before} is now {here}" for name, (before, here) in differs.items() if before != here]
     others += [
-        f"{what} {then['machine'].get(what)} is now {now['machine'][what]}" for what in ("device", "dtype") if _moved(then, now, what)
+        f"{what} {then['machine'].get(what)} is now {now['machine'][what]}"
+        for what in ("device", "dtype", "threads")
+        if _moved(then, now, what)
     ]
     if others:
         text = f"Since the run began {', '.join(others)}: it can continue, but the result will not match digit for digit."
@@ -243,4 +245,7 @@ def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any
 
 
 def _moved(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> bool:
-    return bool(then["machine"].get(what) != now["machine"][what])
+    before, here = then["machine"].get(what), now["machine"][what]
+    if what == "threads" and (before is None or now["machine"]["device"] != "cpu"):
+        return False  # an older version did not say, and a GPU does not care
+    return bool(before != here)

@@ -192,4 +192,5 @@ def _together(rounds: Sequence[TrainingFinished], *, last: TrainingFinished) -> 
         parameters=last.parameters,
         first_loss=first.first_loss,
         final_loss=last.final_loss,
+        steps_with_fewer_threads=sum(each.steps_with_fewer_threads for each in rounds),
     )

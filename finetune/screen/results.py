@@ -38,7 +38,8 @@ from finetune.export.offer import in_reach, usual_type
 from finetune.formatting import count, size, strip_control_chars
 from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
-from finetune.run_folder import free_name
+from finetune.run_folder import RunFolder, free_name
+from finetune.runtime import asked_again
 from finetune.screen.console import STUDENT
 from finetune.screen.tables import NARROW, block, in_words, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name
@@ -183,14 +184,15 @@ def _sample(answer: Answer, width: int) -> list[RenderableType]:
 
 def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:
     """Paths and commands; never broken into lines by us, so that they can be copied."""
-    command = command_name()
+    command, folder = command_name(), RunFolder(output_dir)
+    options = asked_again(folder.known(folder.environment))
     rows = [
         ("Model", str(output_dir)),
         ("Records", str(output_dir / "run")),
         ("Report", str(output_dir / "run" / "report.html")),
         ("Chat", f"{command} chat {quoted(output_dir)}"),
         *in_short(output_dir, command),
-        ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}"),
+        ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}{options}"),
     ]
     if in_reach(output_dir):
         rows.append(("Ollama", f"{command} export {quoted(output_dir)} --to gguf:{usual_type(output_dir)}"))

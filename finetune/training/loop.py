@@ -87,7 +87,7 @@ def train(
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     watch = None if held_out is None else WatchHeldOut(reporter, spec, len(held_out), settled_at)
-    with memory, stop or StopOnSignal(reporter) as stop:
+    with memory, stop or StopOnSignal(reporter) as stop, ShareProcessor(reporter) as sharing:
         trainer = make_trainer(
             model=model,
             args=arguments,
@@ -98,7 +98,7 @@ def train(
                 stop,
                 StopAtNonsense(saving),
                 *([ReleaseMemory()] if machine.device == "cpu" else []),
-                *([ShareProcessor(reporter)] if machine.device == "cpu" and arguments.world_size == 1 else []),  # else others are our own
+                *([sharing] if machine.device == "cpu" and arguments.world_size == 1 else []),  # else others are our own
                 *(callbacks or []),
                 *([watch] if watch else []),
                 *(tracking(recipe, folder.parent, reporter, lambda: report.told) if arguments.process_index == 0 else []),
@@ -158,6 +158,7 @@ def train(
         first_loss=round(first, 4),
         final_loss=round(last, 4),
         kept=chosen.to_dict() if chosen else None,
+        steps_with_fewer_threads=sharing.steps,
     )
     reporter.report(finished)
     if chosen:

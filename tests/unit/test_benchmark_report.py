@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from written_run import RANKS, STEPS, written_run
+from written_run import ENVIRONMENT, RANKS, STEPS, events, written_run
 
 from finetune.benchmark.report import ranks_in_words, write_report
 from finetune.benchmark.report.charts import bars, curve, scale_of, thinned, ticks
@@ -72,6 +72,30 @@ def test_it_says_what_was_asked_and_done_on_what_and_how_to_repeat_it(tmp_path):
         assert said in text, said
     recipe, again = tmp_path / "my model" / "run" / "recipe.yaml", tmp_path / "my model-2"
     assert f"finetune-cli run '{recipe}' --output-dir '{again}'" in text
+
+
+@pytest.mark.parametrize(
+    ("machine", "training", "promised"),
+    [
+        ({"device": "cpu", "threads": 2}, {}, "On the same machine with 2 threads and the same versions the same recipe gives"),
+        ({"device": "cpu"}, {}, "On the same machine the same recipe gives the same scores."),
+        ({"device": "cuda", "threads": 2}, {}, "A GPU adds numbers in any order, so the scores of a repetition can differ a little."),
+        (
+            {"device": "cpu", "threads": 2},
+            {"steps_with_fewer_threads": 1},
+            "Other programs kept cores busy while this run trained, so its scores can differ a little from those of a quiet repetition.",
+        ),
+    ],
+)
+def test_no_more_is_promised_of_a_repetition_than_holds(machine, training, promised, tmp_path):
+    folder = written_run(tmp_path / "model")
+    folder.write_json(folder.environment, {**ENVIRONMENT, "machine": {**ENVIRONMENT["machine"], **machine}})
+    *before, last, finished = events()
+    lines = [*before, {**last, **training}, finished]
+    folder.events.write_text("".join(json.dumps(event) + "\n" for event in lines), encoding="utf-8")
+    text = page_of(folder).text
+    assert promised in text
+    assert ("fewer in 1 step, because other programs kept cores busy" in text) == bool(training)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from written_run import DATA, ENVIRONMENT, ROWS, written_run
+from written_run import DATA, ENVIRONMENT, ROWS, STEPS, written_run
 
 from finetune.errors import BadInput
 from finetune.run.comparison import compare
 from finetune.run.history import Run, find_runs, read_run
-from finetune.run_folder import TRAINING, RunFolder
+from finetune.run_folder import FINISHED, TRAINING, RunFolder
 from finetune.screen.comparison import comparison_picture
 from finetune.screen.console import THEME
 from finetune.screen.run_list import runs_picture
@@ -181,7 +181,12 @@ def test_another_machine_and_other_versions_are_named_too(tmp_path: Path) -> Non
     a, b = a_and_b(tmp_path)
     elsewhere = {**ENVIRONMENT, "machine": {**ENVIRONMENT["machine"], "dtype": "bfloat16", "memory_bytes": 1}, "dataset_fingerprint": "ba5"}  # type: ignore[dict-item]
     b.folder.write_json(b.folder.environment, elsewhere)
-    assert compare(a, b).surroundings == {"machine.dtype": ("float32", "bfloat16"), "dataset_fingerprint": ("f00", "ba5")}
+    b.folder.write_stage(FINISHED, training={"steps": STEPS, "steps_with_fewer_threads": 11})
+    assert compare(a, b).surroundings == {
+        "machine.dtype": ("float32", "bfloat16"),
+        "dataset_fingerprint": ("f00", "ba5"),
+        "steps_with_fewer_threads": (0, 11),
+    }
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.1, "better"), (-0.1, "worse"), (0.0, "no evidence")])

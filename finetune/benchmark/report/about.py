@@ -14,13 +14,14 @@ from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
 from finetune.distillation.terms import in_words
-from finetune.formatting import count, kept, percent, size, student_parts
+from finetune.formatting import count, counted, kept, percent, size, student_parts
 from finetune.recipe import is_self
 from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.recipe.task_settings import task_words
 from finetune.recipe.teacher_settings import TOP_K, grading_words, name_of, teachers_of
 from finetune.registry import title
 from finetune.run_folder import free_name
+from finetune.runtime import asked_again
 from finetune.system.shell import quoted
 from finetune.training.choice import in_words as in_words_of_step
 
@@ -123,6 +124,7 @@ def done(records: Records) -> Html:
                 "Trained",
                 f"{count(training['trainable_parameters'])} of {count(training['parameters'])} parameters ({percent(share, 1)}){linear}",
             ),
+            ("Threads", _fewer(training.get("steps_with_fewer_threads"))),
             ("Loss", f"first {training['first_loss']:.3f}, last {training['final_loss']:.3f}{_means(training['steps'])}"),
         ]
     listed.append(("Kept", in_words_of_step(training.get("kept"))))
@@ -187,7 +189,7 @@ def environment(records: Records) -> Html:
     memory = f", {size(machine['gpu_memory_bytes'])}" if machine.get("gpu_memory_bytes") else ""
     listed = [
         ("System", str(found.get("system", ""))),
-        ("Processor", f"{machine.get('cpu', '')}{_if(', {} cores', machine.get('cores'))}"),
+        ("Processor", f"{machine.get('cpu', '')}{_if(', {} cores', machine.get('cores'))}{_if(', {} threads', machine.get('threads'))}"),
         ("Memory", size(machine["memory_bytes"]) if machine.get("memory_bytes") else ""),
         ("GPU", f"{machine['gpu']}{memory}" if machine.get("gpu") else "none"),
         ("Precision", f"{machine.get('dtype', '')}{_if(' ({})', machine.get('why_dtype'))}"),
@@ -201,9 +203,25 @@ def environment(records: Records) -> Html:
 
 def repeat(records: Records) -> Html:
     """The command that runs the same recipe again."""
-    again = free_name(records.output_dir)
-    command = f"finetune-cli run {quoted(records.output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(again)}"
-    return section("Repeat this run", element("pre", command), note="On the same machine the same recipe gives the same scores.")
+    again, options = free_name(records.output_dir), asked_again(records.environment)
+    command = f"finetune-cli run {quoted(records.output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(again)}{options}"
+    return section("Repeat this run", element("pre", command), note=_how_alike(records))
+
+
+def _how_alike(records: Records) -> str:
+    """What can be promised of a repetition."""
+    machine = records.environment.get("machine") or {}
+    if machine.get("device", "cpu") != "cpu":
+        return "A GPU adds numbers in any order, so the scores of a repetition can differ a little."
+    if records.training.get("steps_with_fewer_threads"):
+        return "Other programs kept cores busy while this run trained, so its scores can differ a little from those of a quiet repetition."
+    threads = machine.get("threads")
+    alike = f" with {counted(threads, 'thread')} and the same versions" if threads else ""
+    return f"On the same machine{alike} the same recipe gives the same scores."
+
+
+def _fewer(steps: int | None) -> str:
+    return f"fewer in {counted(steps, 'step')}, because other programs kept cores busy" if steps else ""
 
 
 def _means(steps: int) -> str:

@@ -1,0 +1,95 @@
+"""A run again: what its numbers depend on beside the recipe is kept, chosen again, and said where it is another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from workshop import StopAt, Workshop, notices
+
+from finetune import LLMFineTuner, RuntimeOptions
+from finetune.errors import Interrupted
+from finetune.events import Notice, Recorder
+from finetune.hardware import machine
+from finetune.run.finetuner import RunResult
+from finetune.screen.results import next_steps
+
+TRAINING = {"epochs": 2, "batch_size": 6, "learning_rate": 0.01, "save_every": 1}
+
+
+@pytest.fixture(scope="module")
+def whole(shop: Workshop) -> RunResult:
+    return shop.tuner(shop.layer(training=TRAINING)).run()
+
+
+@pytest.fixture
+def faster_in_16_bits(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> RuntimeOptions:
+    """Options that leave the dtype to a machine that takes bfloat16."""
+    rates = {"float32": 1.0, "bfloat16": 9.0}
+    monkeypatch.setattr(machine, "_measured", lambda *_: (rates, "bfloat16", "9.0 times as fast as float32 here"))
+    return RuntimeOptions(device="cpu", cache_dir=shop.runtime.cache_dir)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("adapter_*"))}
+
+
+def measured(folder: Path) -> str:
+    found = json.loads((folder / "run" / "benchmark.json").read_text())
+    return json.dumps({name: value for name, value in found.items() if name != "speed"})
+
+
+def test_the_kept_recipe_gives_the_same_files_with_another_cache(shop: Workshop, whole: RunResult, tmp_path: Path) -> None:
+    keys = {"recipe": str(whole.output_dir / "run" / "recipe.yaml"), "output_dir": str(tmp_path / "again")}
+    again = LLMFineTuner(**keys, reporter=Recorder(), runtime=replace(shop.runtime, cache_dir=tmp_path / "cache")).run()
+    assert weights(again.output_dir) == weights(whole.output_dir)
+    assert measured(again.output_dir) == measured(whole.output_dir)
+
+
+def test_a_run_goes_on_and_is_measured_again_in_the_dtype_it_began_in(
+    shop: Workshop, whole: RunResult, faster_in_16_bits: RuntimeOptions
+) -> None:
+    tuner = shop.tuner(shop.layer(training=TRAINING))
+    tuner.reporter.reporters.append(StopAt(3))
+    with pytest.raises(Interrupted):
+        tuner.run()
+    folder, recorder = tuner.folder.output_dir, Recorder()
+    LLMFineTuner.unfinished(folder, reporter=recorder, runtime=faster_in_16_bits).run()
+    assert not [notice for notice in recorder.of(Notice) if "digit" in notice.text]
+    assert weights(folder) == weights(whole.output_dir)
+    once = measured(folder)
+    LLMFineTuner.of_run(folder, runtime=faster_in_16_bits).benchmark()
+    assert measured(folder) == once
+
+
+def test_options_that_decide_numbers_stand_in_the_command_that_repeats_a_run(whole: RunResult) -> None:
+    lines = next_steps(whole.output_dir, 200, upload=False).plain.splitlines()
+    assert [line.endswith("-2 --device cpu --dtype float32") for line in lines if line.startswith("  Repeat")] == [True]
+    assert "--device cpu --dtype float32</pre>" in (whole.output_dir / "run" / "report.html").read_text()
+
+
+def test_another_number_of_threads_is_said_where_a_run_goes_on(shop: Workshop) -> None:
+    tuner = shop.tuner(shop.layer(training=TRAINING))
+    tuner.reporter.reporters.append(StopAt(3))
+    with pytest.raises(Interrupted):
+        tuner.run()
+    path = tuner.folder.environment
+    began = json.loads(path.read_text())
+    assert began["machine"]["threads"] == 1
+    path.write_text(json.dumps({**began, "machine": {**began["machine"], "threads": 8}}))
+    recorder = Recorder()
+    LLMFineTuner.unfinished(tuner.folder.output_dir, reporter=recorder, runtime=shop.runtime).run()
+    assert [notice.text for notice in recorder.of(Notice) if "digit" in notice.text] == [
+        "Since the run began threads 8 is now 1: it can continue, but the result will not match digit for digit."
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_scores_before_of_another_number_of_threads_are_not_taken(threads: int, shop: Workshop, whole: RunResult) -> None:
+    tuner = shop.tuner(shop.layer(training=TRAINING))
+    tuner.context = tuner.context.beside(machine=replace(tuner.context.machine, threads=threads))
+    tuner.score_before()
+    reused = [text for text in notices(tuner) if "reused from an earlier run" in text]
+    assert len(reused) == (1 if threads == 1 else 0)
