@@ -34,6 +34,7 @@ THREE_KEYS = ("phi3", "phi4_multimodal")  # version 4 refuses more than type, sh
 READ_WRONGLY = ("olmo3",)  # of old words, version 5 takes the base for its layers without a window only; version 4 has one base for all
 KINDS = {"granitemoehybrid": {"linear_attention": "mamba", "full_attention": "attention"}}  # of layers
 OLD_WORDS = f"{THETA} {SHARE} {SCALING} rotary_emb_base rotary_pct rope_local_base_freq global_rope_theta local_rope_theta".split()
+SETS_OF_PEFT = ("target_modules", "exclude_modules")
 # What readers of adapters expect; everything else only where it is not what peft takes anyway.
 READ_EVERYWHERE = [
     "peft_type",
@@ -93,13 +94,17 @@ def ends_of(folder: Path) -> list[int]:
 
 
 def name_base(folder: Path, base: str, revision: str | None) -> None:
-    """Have adapter_config.json, if there is one, name its base; keys that say nothing and that older readers do not know are left out."""
+    """Have adapter_config.json, if there is one, name its base; keys that say nothing and that older readers do not know are left out.
+
+    What peft holds as sets, whose order differs from one start of Python to the next, is sorted.
+    """
     from peft import LoraConfig
 
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
         return
     settings = {**read_json(path), "base_model_name_or_path": base, "revision": revision}
+    settings |= {key: sorted(settings[key]) for key in SETS_OF_PEFT if isinstance(settings.get(key), list)}
     if settings.get("peft_type") == "LORA":
         usual = asdict(LoraConfig())
         settings = {key: value for key, value in settings.items() if key in READ_EVERYWHERE or value != usual.get(key)}

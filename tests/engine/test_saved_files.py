@@ -284,6 +284,15 @@ def test_an_adapters_settings_have_no_key_that_peft_017_does_not_know(saved: dic
     assert set(settings["target_modules"]) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
+def test_an_adapters_settings_are_the_same_file_each_time(saved: dict[str, Path], tmp_path: Path) -> None:
+    modules = read(saved["adapter"] / "adapter_config.json")["target_modules"]
+    assert modules == sorted(modules), "peft writes them in the order of a set, which changes with each start of Python"
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": "all-linear", "exclude_modules": ["b", "a"]}))
+    name_base(tmp_path, "org/base", None)
+    settings = read(tmp_path / "adapter_config.json")
+    assert (settings["target_modules"], settings["exclude_modules"]) == ("all-linear", ["a", "b"])
+
+
 def test_what_only_new_readers_know_stays_where_it_matters(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "r": 8, "use_bdlora": {"nblocks": 2}, "velora_config": None})
