@@ -100,6 +100,7 @@ def resume(arguments: argparse.Namespace) -> int:
     """Continue an interrupted run."""
     from finetune.run_folder import FINISHED, RunFolder
     from finetune.screen.live_run import resume as continue_run
+    from finetune.screen.results import train_further
 
     folder = RunFolder.of(arguments.output_dir, hint="Name the output_dir of an interrupted run: finetune-cli runs lists them.")
     if arguments.node_rank:
@@ -109,7 +110,9 @@ def resume(arguments: argparse.Namespace) -> int:
         return _serve(recipe, _runtime(arguments))
     if folder.stage != FINISHED:
         return _show_result(arguments, continue_run(arguments.output_dir, _runtime(arguments), _console(arguments)))
-    _console(arguments).print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
+    console = _console(arguments)
+    console.print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
+    console.print(f"To train its result further: {train_further(folder.output_dir)}", soft_wrap=True)
     if arguments.json:
         training = folder.known(folder.progress).get("training", {})
         _show(arguments, {"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training})

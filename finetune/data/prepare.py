@@ -143,6 +143,7 @@ class _Stage:
         self.done = 0
         self.refused: list[SkippedRow] = []
         self.lengths = array("i")
+        self.systems: set[str] = set()  # prompts of training rows; two are enough to know that there is not one
         self.report = _report_of(rows.facts, division.held_out_rows.facts if division.held_out_rows is not rows else None)
         self.report.samples, self.report.not_asked = spec.samples, division.not_asked
         self.report.not_measured = division.not_measured
@@ -168,6 +169,7 @@ class _Stage:
         report.used = report.train + report.held_out + report.deciding
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
         report.template_date = fixed_date(self.tokenizer)
+        report.system_prompt = self.systems.pop() if len(self.systems) == 1 else None
         report.rewritten = encoder.noticed.rows[REWRITTEN]
         report.noticed = dict(encoder.noticed.rows)
         report.notes += encoder.noticed.sentences(report.files, unbroken=encoder.tokeniser.unbroken)
@@ -182,15 +184,19 @@ class _Stage:
         report = self.report
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
+            if len(self.systems) < 2:
+                self.systems.add(_system_of(record))
             report.most_answers = max(report.most_answers, sum(turn["role"] == "assistant" for turn in record["messages"]))
             if len(report.examples) < EXAMPLES:
-                pieces = tokenized.pieces(record, self.tokenizer) or encoder.pieces(record)
+                shown = {"input_ids": sequences[0].ids, "labels": sequences[0].labels} if sequences[0].uncut else record
+                pieces = tokenized.pieces(shown, self.tokenizer) or encoder.pieces(record)
                 report.examples.append([{"text": piece.text, "supervised": piece.supervised} for piece in pieces])
             for sequence in sequences:
                 report.supervised_tokens += sequence.supervised
                 report.truncated_prompts += sequence.prompt_cut
                 report.truncated_answers += sequence.answer_cut
                 report.truncated += sequence.prompt_cut or sequence.answer_cut
+                report.longest = max(report.longest, sequence.uncut)
                 row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids), "row": len(self.lengths)}
                 row["answer_start"] = 0 if record["messages"][0]["role"] == "text" else sequence.answer_start
                 yield row | {TEACHER_IDS: sequence.teacher_ids} | _beside(record)
@@ -263,6 +269,11 @@ def _report_of(facts: RowFacts, measured: RowFacts | None) -> DataReport:
         found["skipped_rows"] += [row._asdict() for row in measured.skipped_rows][: KEPT_SKIPPED - len(found["skipped_rows"])]
         found["notes"] += [note for note in measured.notes if note not in facts.notes]
     return DataReport(source=found.pop("origin"), pinned_source=found.pop("pinned"), **found)
+
+
+def _system_of(record: dict[str, Any]) -> str:
+    first = record["messages"][0]
+    return str(first["content"]) if first["role"] == "system" else ""
 
 
 def _beside(record: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class DataReport:
     template: str = ""  # chat or plain
     thinking: bool | None = None  # whether the model is asked to think before it answers, where its chat template can do either
     prompt_options: dict[str, bool] = field(default_factory=dict)  # what the chat template is told for that
+    system_prompt: str | None = ""  # that every row begins with; None: only some rows have one, or not the same
     template_date: str | None = None  # the date that the chat template is always told, where it asks for today's
     most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out + deciding
@@ -61,6 +62,7 @@ class DataReport:
     truncated: int = 0  # sequences
     truncated_prompts: int = 0
     truncated_answers: int = 0
+    longest: int = 0  # tokens of the longest of them, uncut
     truncated_share: float = 0.0
     length: dict[str, float] = field(default_factory=dict)  # tokens: min, mean, p10, p50, p90, p99, max
     histogram: list[dict[str, int]] = field(default_factory=list)  # sequences of up to `tokens` tokens

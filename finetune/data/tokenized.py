@@ -6,6 +6,7 @@ encoded(encoder, rows, chosen)  ->  ({"messages": [...], "input_ids": [5, 9, 2],
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,8 @@ def _sequence(encoder: Encoder, record: dict[str, Any]) -> Sequence:
         sequence.answer_start = (len(sequence.ids) + 1) // 2  # measured on its second half, as text is
     if encoder.supervise == "all":
         sequence.labels = list(sequence.ids)
-    return Sequence(
-        sequence.ids, [NO_LOSS, *sequence.labels[1:]], sequence.answer_start, sequence.prompt_cut, sequence.answer_cut
-    )  # nothing comes before the first token to predict it from
+    labels = [NO_LOSS, *sequence.labels[1:]]  # nothing comes before the first token to predict it from
+    return replace(sequence, labels=labels)
 
 
 def pieces(record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:

@@ -32,6 +32,7 @@ SCHEMES = {
     "first": "What follows a mark inside a text opens with a space in llama.cpp, and not for the model.",
     "first, in chats": "Chats are read alike. A text outside of chats opens with a space for the model, and not in llama.cpp.",
 }
+TOLD = "All rows had one system prompt, which is in run/data_report.json: give it to other programs too."
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Asking:
     """`lead` are the tokens that every text and every chat begins with.
 
     `scheme` is how the tokenizer opens with a space ("first", "always", "" for in no way or exactly as llama.cpp), `opens` whether the file
-    should say that it does; `plain` is whether the run asked without a chat template.
+    should say that it does; `plain` is whether the run asked without a chat template, `system` the system prompt that all its rows had.
     """
 
     tokenizer: Any
@@ -47,6 +48,7 @@ class Asking:
     scheme: str
     opens: bool
     plain: bool
+    system: str = ""
 
     @classmethod
     def of(cls, run: RunFolder, tokenizer: Any) -> Asking:
@@ -54,6 +56,7 @@ class Asking:
         with reading(run.data_report, hint=REMADE):
             report = run.known(run.data_report)
             told, trained = report.get("prompt_options") or {}, report.get("template")
+            system = str(report.get("system_prompt") or "")
             plain = trained == "plain" and report.get("format") != "text" and not tokenizer.chat_template
         if tokenizer.chat_template:
             switches = [f"{{% set {name} = {json.dumps(told[name])} %}}" for name in SWITCHES if isinstance(told.get(name), bool)]
@@ -68,7 +71,7 @@ class Asking:
         scheme = next((name for name in SCHEMES if f"prepend_scheme={name}" in steps), "")
         marked = chat is not None and chat.startswith(tuple(added_tokens(tokenizer)))
         opens = "Prepend(" in steps or scheme == "always" or (scheme == "first" and not marked)
-        return cls(tokenizer, lead, scheme, opens, plain)
+        return cls(tokenizer, lead, scheme, opens, plain, system)
 
     @property
     def begin(self) -> str:
@@ -77,11 +80,11 @@ class Asking:
 
     @property
     def notes(self) -> list[str]:
-        """What llama.cpp reads otherwise."""
+        """What llama.cpp reads otherwise, and what has to be told to it."""
         spaces = SCHEMES.get(self.scheme if self.opens else "first, in chats") if self.scheme else None
         begin = "" if self.lead else self.tokenizer.decode(lead_ids(self.tokenizer))
         mark = f"A text outside of chats begins with {begin} for the model, and not in llama.cpp." if begin else None
-        return list(filter(None, (spaces, mark)))
+        return list(filter(None, (spaces, mark, TOLD if self.system else None)))
 
     def probe(self, text: str) -> str:
         """The text, changed where llama.cpp is known to read it otherwise; "" where nothing is left of it."""

@@ -77,7 +77,7 @@ def modelfile(name: str, asked: Asking, home: Path, licence: str | None) -> str:
     form, system = form_of(asked)
     if form:
         lines.append(f'TEMPLATE """{form.template}"""')
-    if system:
+    if system := _system(asked, form, usual=system):
         lines.append(f'SYSTEM """{system}"""')
     lines += [f"PARAMETER {key} {value}" for key, value in _sampling(home).items()]
     ends = [*answer_ends(tokenizer), *(str(tokenizer.convert_ids_to_tokens(each)) for each in ends_of(home))]
@@ -85,6 +85,13 @@ def modelfile(name: str, asked: Asking, home: Path, licence: str | None) -> str:
     if licence:
         lines.append(f'LICENSE """{licence}"""')
     return "\n".join(lines) + "\n"
+
+
+def _system(asked: Asking, form: Form | None, *, usual: str | None) -> str | None:
+    """The system prompt of the rows, where the template has a place for it and Ollama writes it as the template does."""
+    turns = [{"role": "system", "content": asked.system}, *CHATS[0]]
+    taken = asked.system.strip() in (_written(asked, turns) or "") and (form is None or _agrees(form, None, asked, turns))
+    return asked.system if asked.system and taken and '"""' not in asked.system else usual
 
 
 def form_of(asked: Asking) -> tuple[Form | None, str | None]:

@@ -1,5 +1,5 @@
 """What can be said of a result before the run: a student cut too small to be usable, held-out rows too few to judge by,
-answers longer than a student may write.
+answers longer than a student may write, answers cut off.
 
 for sentence in expectations(context, [30, 4]):
     ...        # "9 held-out rows ... --set dataset.held_out=0.2"
@@ -14,18 +14,20 @@ from itertools import pairwise
 from finetune.benchmark.names import FEWEST_ROWS, share
 from finetune.distillation.curricula.progressive import gentle_rounds
 from finetune.formatting import counted
+from finetune.models.facts import describe
 from finetune.planning.practice import likely_cut
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
 
 ENOUGH = 20  # held-out rows to propose: with the fewest, only large changes are seen
 MOST_HELD_OUT = 0.3  # of the rows; beyond it, more rows are needed
+MANY_CUT = 0.1  # of the answers
 FEWEST_LAYERS = 0.5  # of the teacher's
 
 
 def expectations(context: RunContext, depths: Sequence[int]) -> list[str]:
     """Sentences for people, each with what to do about it; `depths` are the layers of teacher and each student."""
-    return [said for said in (_too_small(context, depths), _too_few(context), likely_cut(context), _tasks(context)) if said]
+    return [said for said in (_too_small(context, depths), _cut(context), _too_few(context), likely_cut(context), _tasks(context)) if said]
 
 
 def _tasks(context: RunContext) -> str | None:
@@ -58,6 +60,19 @@ def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:
     same = "" if not by_layers or model.from_teacher.layers == last else f" --set model.from_teacher.layers={last}"
     in_rounds = f"get there in rounds (--set distillation.rounds=[{rounds}]{same}), or " if by_layers else ""
     return f"{said}{in_rounds}keep about {keep} (--set model.from_teacher.layers={keep}) and make a smaller one from the result."
+
+
+def _cut(context: RunContext) -> str | None:
+    """Of answers that are cut off: a model that sees few ends goes on and on."""
+    report = context.data.report
+    if report.truncated_answers < MANY_CUT * report.train_sequences:
+        return None
+    limit = describe(context.located).context or report.longest
+    all_of_them = "whole" if report.longest <= limit else "longer"
+    return (
+        f"{report.truncated_answers:,} of {counted(report.train_sequences, 'answer')} are cut off, and teach the model no end. "
+        f"--set dataset.max_length={min(limit, report.longest)} keeps them {all_of_them}, and takes more memory."
+    )
 
 
 def _too_few(context: RunContext) -> str | None:

@@ -34,6 +34,7 @@ from finetune.benchmark.names import (
 )
 from finetune.benchmark.report.about import method_in_words
 from finetune.benchmark.student import verdict_on
+from finetune.data.tokens.turns import SYSTEM as IN_QUESTION
 from finetune.foreign import reading
 from finetune.formatting import counted, percent, strip_control_chars, student_parts
 from finetune.publish.card_distillation import distillation_lines
@@ -45,6 +46,7 @@ from finetune.publish.redaction import (
     base_model,
     hub_dataset,
     hub_model,
+    is_open,
     is_path,
     public_benchmark,
     public_continued,
@@ -62,6 +64,7 @@ CHANGES = {"against teacher": "against_teacher", "change": "change"}  # by the h
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
+PRIVATE_SYSTEM = "THE SYSTEM PROMPT OF THE ROWS"
 
 
 def write_card(folder: RunFolder) -> None:
@@ -189,11 +192,13 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     """
     name = repo or "."
     prompts = [row["prompt"] for row in scores.get("generations", [])]
-    prompt = strip_control_chars(next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?"))
+    if system := facts.data.get("system_prompt") or "":
+        prompts = [text.removeprefix(f"{system}\n\n") for text in prompts]
+    turns = _asked(recipe, facts, next((text for text in prompts if len(text) <= LONGEST_EXAMPLE), "What can you do?"))
     if facts.data.get("template") == "chat":
-        asked, answer = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
+        asked, answer = json.dumps(turns, ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
     else:
-        asked, answer = json.dumps(f"{prompt}\n", ensure_ascii=False), '[0]["generated_text"]'
+        asked, answer = json.dumps("".join(f"{turn['content']}\n" for turn in turns), ensure_ascii=False), '[0]["generated_text"]'
     told = facts.data.get("prompt_options") or {}  # the model is asked as it was in training
     asking = f", tokenizer_encode_kwargs={told}" if told and facts.data.get("template") == "chat" else ""
     where = "" if repo else " in this folder"
@@ -204,7 +209,7 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     elsewhere = f"\n\n{snippet(base_of(recipe, facts.continued))}" if facts.adapter and not repo else ""
     kind = (facts.environment.get("model") or {}).get("loads_with", TEXT_MODEL)
     if kind != TEXT_MODEL:  # a model that also sees pictures, which pipelines for text do not load
-        return _use_of_text_part(kind, name, prompt, f"{needs}, then{where}:", chat=facts.data.get("template") == "chat")
+        return _use_of_text_part(kind, name, asked, f"{needs}, then{where}:", chat=facts.data.get("template") == "chat")
     return f"""## Use
 
 {needs}, then{where}:
@@ -217,10 +222,19 @@ print(generate(prompt, max_new_tokens=64{asking}{ends}){answer})
 ```{elsewhere}"""
 
 
-def _use_of_text_part(kind: str, name: str, prompt: str, needs: str, *, chat: bool) -> str:
-    asked = json.dumps(prompt if chat else f"{prompt}\n", ensure_ascii=False)
+def _asked(recipe: Recipe, facts: RunFacts, prompt: str) -> list[dict[str, str]]:
+    """The turns of a question, with the system prompt that all rows had, or with its name where the rows are private."""
+    system = facts.data.get("system_prompt") or ""
+    system = system if is_open(recipe.dataset, facts.data) or not system else PRIVATE_SYSTEM
+    if (facts.data.get("noticed") or {}).get(IN_QUESTION):
+        system, prompt = "", f"{system}\n\n{prompt}" if system else prompt
+    turns = [{"role": "system", "content": system}] if system else []
+    return [{**turn, "content": strip_control_chars(turn["content"])} for turn in [*turns, {"role": "user", "content": prompt}]]
+
+
+def _use_of_text_part(kind: str, name: str, asked: str, needs: str, *, chat: bool) -> str:
     encoded = (
-        f'apply_chat_template([{{"role": "user", "content": {asked}}}], add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+        f'apply_chat_template({asked}, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
         if chat
         else f'__call__({asked}, return_tensors="pt")'
     )

@@ -40,16 +40,20 @@ from finetune.training.decoding import greedy, stop_ids
 from finetune.training.head import causal_lm, context_length, padding_id
 
 LONGEST_ANSWER = 512
-EXIT, BOTH, NEW, REMEMBER, HELP = "/exit", "/both", "/new", "/remember", "/help"
+LONGEST_SHOWN = 200  # characters of a system prompt
+EXIT, BOTH, NEW, REMEMBER, SYSTEM, HELP = "/exit", "/both", "/new", "/remember", "/system", "/help"
 SAME = {"/quit": EXIT, "/reset": NEW, "/clear": NEW, "/?": HELP}
 COMMANDS = {
     NEW: "start a new chat: what was said is forgotten (/reset does the same)",
     REMEMBER: "the model sees what was said before, or no longer",
+    SYSTEM: "with a text behind it: the system prompt; alone: none",
     BOTH: "the model it came from answers too, or no longer",
     HELP: "this list",
     EXIT: "end the chat",
 }
 SINGLE = "It was trained on single questions, so it sees each message alone. /remember shows it the earlier ones too."
+TOLD = "All rows it was trained on had this system prompt, so it has it here too (/system changes it): {}"
+OWN_SYSTEMS = "The rows it was trained on did not all have the same system prompt. It has none here; /system TEXT gives it one."
 SAMPLED = {"temperature": 100, "top_k": 10**6, "top_p": 1, "min_p": 1, "typical_p": 1, "repetition_penalty": 10}  # and the largest of each
 MANY_TURNS = ("messages", "preference")  # formats whose rows may have several answers
 Turn = dict[str, str]
@@ -83,17 +87,22 @@ def chat(
         load_tokenizer(located),
         thinking=asked_to_think(output_dir),
         remembers=not single_turn(output_dir),
+        system=system_prompt(output_dir) or "",
     )
     other: tuple[Origin, Talk] | None = None
     if changed := base_changed(RunFolder(output_dir), located):
         say(changed)
+    if tuned.system:
+        say(TOLD.format(shown(tuned.system)))
+    elif system_prompt(output_dir) is None:
+        say(OWN_SYSTEMS)
     if not tuned.remembers:
         say(SINGLE)
     while True:
         if both and other is None:
             origin = origin_of(output_dir, located)
             say(f"Loading the {origin.name}, {origin.source} ...")
-            other = origin, origin.talk(runtime, reporter, thinking=tuned.thinking, remembers=tuned.remembers)
+            other = origin, origin.talk(runtime, reporter, tuned)
         message = _next(ask)
         if message is None:
             return
@@ -114,7 +123,12 @@ def _command(message: str, talks: list[Talk], say: Callable[[str], None], *, bot
     if word == BOTH:
         say("Only the trained model answers from now on." if both else "Both models answer from now on.")
         return not both
-    if word == NEW:
+    if message.split()[0] == SYSTEM:
+        system = message.removeprefix(SYSTEM).strip()
+        for talk in talks:
+            talk.system = system
+        say(f"The system prompt from now on: {shown(system)}" if system else "No system prompt from now on.")
+    elif word == NEW:
         for talk in talks:
             talk.turns.clear()
         say("A new chat: what was said is forgotten.")
@@ -129,6 +143,19 @@ def _command(message: str, talks: list[Talk], say: Callable[[str], None], *, bot
         name = message.split()[0]
         say(f"There is no command {name}.{did_you_mean(name, [*COMMANDS, *SAME])} {HELP} lists them. The model has not seen this line.")
     return both
+
+
+def system_prompt(output_dir: str | Path) -> str | None:
+    """What every row that a run trained on begins with; "" for nothing or where that is not known, None where rows differ."""
+    folder = RunFolder(output_dir)
+    found = folder.known(folder.data_report).get("system_prompt", "")
+    return found if isinstance(found, str | None) else ""
+
+
+def shown(system: str) -> str:
+    """A system prompt in one line, and not all of a long one."""
+    text = " ".join(system.split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def single_turn(output_dir: str | Path) -> bool:
@@ -159,10 +186,12 @@ class Origin:
     source: str
     load_in: str | None = None
 
-    def talk(self, runtime: RuntimeOptions, reporter: Reporter, *, thinking: bool, remembers: bool) -> Talk:
+    def talk(self, runtime: RuntimeOptions, reporter: Reporter, beside: Talk) -> Talk:
+        """Asked as the one `beside` it."""
         located = locate(self.source, runtime, reporter, load_in=self.load_in)
         model = load_model(located, inspect(runtime), load_in=self.load_in)
-        return Talk(model, load_tokenizer(located), thinking=thinking, remembers=remembers)
+        tokenizer = load_tokenizer(located)
+        return Talk(model, tokenizer, thinking=beside.thinking, remembers=beside.remembers, system=beside.system)
 
 
 def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
@@ -186,10 +215,13 @@ def asked_to_think(output_dir: str | Path) -> bool:
 
 
 class Talk:
-    """A model, its tokenizer and what was said so far, which the model sees if it `remembers`; asked to think or not, as in training."""
+    """A model, its tokenizer and what was said so far, which the model sees if it `remembers`.
 
-    def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False, remembers: bool = True) -> None:
-        self.model, self.tokenizer, self.thinking, self.remembers = model, tokenizer, thinking, remembers
+    It is asked to think or not, and behind a `system` prompt or none, as in training.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False, remembers: bool = True, system: str = "") -> None:
+        self.model, self.tokenizer, self.thinking, self.remembers, self.system = model, tokenizer, thinking, remembers, system
         self.encoder = Encoder(tokenizer, max_length=context_length(model), supervise="answers", thinking=thinking)
         self.stops = stop_ids(model, tokenizer)
         self.room = min(LONGEST_ANSWER, context_length(model) // 2)  # the other half at least is for what was said
@@ -217,8 +249,9 @@ class Talk:
 
     def _prompt(self) -> torch.Tensor:
         """Token ids [1, length] of the turns; the oldest are forgotten if they no longer fit the context."""
+        told: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         while True:
-            ids = self.encoder.prompt(self.turns)
+            ids = self.encoder.prompt([*told, *self.turns])
             most = context_length(self.model) - self.room
             if len(ids) <= most or len(self.turns) == 1:
                 return torch.tensor([cut_prompt(ids, most, self.tokenizer)], device=next(self.model.parameters()).device)

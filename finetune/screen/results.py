@@ -43,7 +43,7 @@ from finetune.runtime import asked_again
 from finetune.screen.console import STUDENT
 from finetune.screen.tables import NARROW, block, in_words, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name
-from finetune.system.shell import quoted
+from finetune.system.shell import joined, quoted
 from finetune.training.choice import in_words as which_step
 
 if TYPE_CHECKING:
@@ -180,6 +180,12 @@ def _sample(answer: Answer, width: int) -> list[RenderableType]:
     if answer.missing:
         texts.add_row("missing", Text(_clip(", ".join(answer.missing), LONGEST_ANSWER), style="warning"))
     return [Text(_clip(answer.prompt, 2 * width - 10), style="quiet"), texts, Text("")]
+
+
+def train_further(output_dir: Path) -> str:
+    """The command that repeats a run from its result on."""
+    words = ["run", output_dir / "run" / "recipe.yaml", "--set", f"model={output_dir}", "--output-dir", free_name(output_dir)]
+    return f"{command_name()} {joined(words)}"
 
 
 def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:

@@ -101,6 +101,8 @@ class SupervisedTrainer(ResumableTrainer):
         args._n_gpu = min(args.n_gpu, 1)  # else the Trainer would share batches among GPUs by DataParallel, past the loss here
         pad = padding_id(kwargs.get("processing_class"), model)
         collator = WithLengths(data_collator or Collator(pad))
+        if model is not None:  # the Trainer writes it into the configuration that is saved; each pass here says what it wants itself
+            args.use_cache = getattr(model.config, "use_cache", args.use_cache)
         super().__init__(model=model, args=args, data_collator=collator, **kwargs)
         self.pad_id, self.held_out = pad, held_out
         self.real_tokens = 0

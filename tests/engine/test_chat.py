@@ -242,6 +242,24 @@ def test_a_talk_asks_as_training_did(tmp_path):
     assert not asked_to_think(base)
 
 
+def test_a_model_is_asked_behind_the_system_prompt_that_all_its_rows_had(tmp_path):
+    run = trained_on(tmp_path, format="messages", most_answers=1, system_prompt="be a cat")
+    shown = both(run.output_dir, ["who?", "/system", "who?", "/system be a dog", "who?"], tmp_path)
+    assert shown.startswith("[All rows it was trained on had this system prompt, so it has it here too (/system changes it): be a cat]")
+    made, asked = tokenizer(chat=True), []
+    for system in ("be a cat", "", "be a dog"):
+        conversation = Talk(llama(seed=3), made, system=system)
+        conversation.turns.append({"role": "user", "content": "who?"})
+        asked.append(made.decode(conversation._prompt()[0]))
+    assert asked == [f"{told}<|user|>who?<|end|><|assistant|>" for told in ("<|system|>be a cat<|end|>", "", "<|system|>be a dog<|end|>")]
+    answers = shown.split("alone.")[0], *(part.partition("]")[2] for part in shown.split("[")[3:])
+    assert "[No system prompt from now on.]" in shown
+    assert "[The system prompt from now on: be a dog]" in shown
+    assert len(set(answers)) == 3
+    run.write_json(run.data_report, {**run.read_json(run.data_report), "system_prompt": None})
+    assert "did not all have the same system prompt" in both(run.output_dir, ["/exit"], tmp_path)
+
+
 def test_a_message_longer_than_the_context_keeps_its_beginning():
     made = FAMILIES["llama2"].tokenizer
     conversation = Talk(llama(vocabulary=len(made)), made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -81,6 +82,16 @@ def test_one_adapter_is_left_on_the_same_base_with_the_earlier_ones_shape(first:
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(folder)), logits(second.model), rtol=0, atol=1e-4)
     assert adapter_base(folder) == str(shop.model)
     assert locate(str(folder), shop.runtime, Recorder()).base.base is None  # type: ignore[union-attr]
+
+
+def test_the_command_that_a_finished_run_names_trains_its_result_further(
+    first: RunResult, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resume", str(first.output_dir)]) == 0
+    words = shlex.split(capfd.readouterr().out.partition("further: ")[2])
+    assert main([*words[words.index("run") :], "--set", "training.epochs=1", "--device", "cpu", "--dtype", "float32"]) == 0
+    told = json.loads((Path(words[-1]) / "run" / "continued.json").read_text())
+    assert told["adapter"] == str(first.output_dir)
 
 
 def test_the_plan_and_the_recipe_say_what_happens(first: RunResult, second: LLMFineTuner) -> None:

@@ -19,6 +19,7 @@ from finetune.hardware.machine import Glance
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.screen.data import data_report
+from finetune.screen.shown import _without_rows
 from finetune.wizard import conversation
 from finetune.wizard.asking.prompter import ScriptedPrompter, drawn
 from finetune.wizard.host import HostInfo
@@ -61,6 +62,31 @@ def test_text_inside_messages_that_is_not_learned_from_is_named_too(tmp_path: Pa
     report = report_of(tmp_path, data)
     assert set(report.ignored_text) == {"messages.model", "messages after the last answer"}
     assert "`messages.model`" in report.notes[0]
+
+
+def test_the_system_prompt_of_all_rows_is_kept_and_is_not_in_what_programs_print(tmp_path: Path) -> None:
+    def told(*systems: str) -> list[dict[str, Any]]:
+        return [{"messages": [{"role": "system", "content": systems[n % len(systems)]}, *turns]} for n, turns in enumerate(chats(30))]
+
+    assert report_of(tmp_path, told("be short")).system_prompt == "be short"
+    assert report_of(tmp_path, [{"messages": turns} for turns in chats(30)]).system_prompt == ""
+    assert report_of(tmp_path, told("be short", "be long")).system_prompt is None
+    assert report_of(tmp_path, [*told("be short"), {"messages": chats(40)[39]}]).system_prompt is None
+    assert "be short" not in json.dumps(_without_rows({"data": report_of(tmp_path, told("be short")).to_dict()}))
+
+
+def test_a_row_that_is_cut_is_shown_as_it_is_learned(tmp_path: Path) -> None:
+    data = [{"prompt": f"q{n}", "completion": "one two three four five six seven eight nine ten"} for n in range(30)]
+    report = report_of(tmp_path, data, max_length=24)
+    assert report.truncated_answers == report.train
+    answer = report.examples[0][1]
+    assert answer["supervised"]
+    assert data[0]["completion"].startswith(answer["text"])
+    assert len(answer["text"]) < len(data[0]["completion"])
+    whole = report_of(tmp_path, data, max_length=report.longest)
+    assert whole.truncated == 0
+    assert whole.length["max"] == report.longest
+    assert whole.examples[0][1]["text"] == f"{data[0]['completion']}<|im_end|>"
 
 
 def test_other_answers_and_rejected_ones_are_named(tmp_path: Path) -> None:

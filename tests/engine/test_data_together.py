@@ -91,6 +91,17 @@ def test_rows_that_models_are_only_measured_on_belong_together_too(tmp_path: Pat
     assert groups_of([row for each in found.rows for row in each]) == [row % 5 for row in range(20)]
 
 
+def test_the_plan_says_how_long_rows_may_be_so_that_answers_have_their_ends(tmp_path: Path, shop: Workshop) -> None:
+    """Where many are cut off; the model can read 256 tokens."""
+    for letters, said in ((40, None), (100, "=114 keeps them whole"), (300, "=256 keeps them longer")):
+        rows = [{"prompt": f"say {row:03}", "completion": f"{row:03}" + "a" * letters} for row in range(120)]
+        layer = shop.layer(benchmark={"rows": 20})
+        layer["dataset"] |= {"source": str(write(tmp_path / f"{letters}.jsonl", rows)), "held_out": 0.2}
+        warnings = shop.tuner(layer).plan().warnings
+        cut = [f"96 of 96 answers are cut off, and teach the model no end. --set dataset.max_length{said}, and takes more memory."]
+        assert warnings == (cut if said else [])
+
+
 @pytest.mark.parametrize("times", [1, 6])
 def test_the_plan_says_that_many_rows_of_few_prompts_are_too_few(tmp_path: Path, shop: Workshop, times: int) -> None:
     prompts = 120 // times

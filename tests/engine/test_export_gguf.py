@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from chat_templates import CHATML, GEMMA
 from finished_run import base_folder, finished_run
 from peft import LoraConfig, get_peft_model
 from pico_exports import FAMILIES, OPENS, ROUNDED, hostile, left_in, model_of, run_of, tokenizer_of
@@ -280,6 +281,19 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
         'PARAMETER stop "</s>"',
         'PARAMETER stop "<|im_end|>"',
     ]
+
+
+@pytest.mark.parametrize(("template", "taken"), [(CHATML, True), (GEMMA, False)])
+def test_ollama_gets_the_system_prompt_of_the_rows_where_the_template_has_a_place_for_it(
+    template: str, taken: bool, tmp_path: Path
+) -> None:
+    run = run_of("llama", tmp_path)
+    run.write_json(run.data_report, {**run.read_json(run.data_report), "system_prompt": "Be a cat."})
+    made = AutoTokenizer.from_pretrained(run.output_dir)
+    made.chat_template = template
+    asked = Asking.of(run, made)
+    assert ('SYSTEM """Be a cat."""' in modelfile("out.gguf", asked, run.output_dir, None)) is taken
+    assert "give it to other programs too" in asked.notes[-1]
 
 
 def test_ordinary_text_that_llama_cpp_takes_for_an_end_is_named(tmp_path: Path) -> None:

@@ -75,6 +75,13 @@ def test_what_is_saved_names_the_end_that_was_trained(kind: str, saved: dict[str
     assert again(text)["input_ids"] == original(text)["input_ids"]
 
 
+@pytest.mark.parametrize("kind", ["merged", "full", "student"])
+def test_a_trained_model_remembers_what_it_read_as_its_source_does(kind: str, saved: dict[str, Path], shop: Workshop) -> None:
+    """A Trainer switches the cache of keys and values off in the configuration, and who trusts that begins each token from the start."""
+    assert read(shop.model / "config.json")["use_cache"] is True
+    assert read(saved[kind] / "config.json")["use_cache"] is True
+
+
 def test_converters_to_gguf_find_the_end_too(saved: dict[str, Path]) -> None:
     for folder in (saved["full"], saved["merged"]):
         assert SpecialVocab(folder, n_vocab=36).special_token_ids["eos"] == END

@@ -304,6 +304,25 @@ def test_the_use_section_asks_as_the_model_was_trained():
     assert "tokenizer_encode_kwargs" not in chat
 
 
+def test_the_use_section_asks_behind_the_system_prompt_that_all_rows_had():
+    told = replace(FACTS, data={**FACTS.data, "system_prompt": "be short"})
+    asked = {**SCORES, "generations": [{**row, "prompt": f"be short\n\n{row['prompt']}"} for row in SCORES["generations"]]}
+    question = '{"role": "user", "content": "what is cat?"}]'
+    assert f'prompt = [{{"role": "system", "content": "be short"}}, {question}' in model_card(recipe(), told, asked)
+    joined = replace(told, data={**told.data, "noticed": {"system": 450}})
+    assert 'prompt = [{"role": "user", "content": "be short\\n\\nwhat is cat?"}]' in model_card(recipe(), joined, asked)
+    plain = replace(told, data={**told.data, "template": "plain"})
+    assert 'prompt = "be short\\nwhat is cat?\\n"' in model_card(recipe(), plain, asked)
+
+
+def test_a_system_prompt_of_private_rows_stays_at_home(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    told = replace(FACTS, data={**FACTS.data, "system_prompt": "be short"})
+    card = model_card(recipe(dataset={"source": str(tmp_path / "rows.jsonl")}), told, SCORES)
+    assert "be short" not in card
+    assert '[{"role": "system", "content": "THE SYSTEM PROMPT OF THE ROWS"}, {"role": "user"' in card
+
+
 def test_a_teacher_that_was_fine_tuned_here_is_not_called_by_the_name_of_its_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")

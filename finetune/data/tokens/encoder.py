@@ -42,8 +42,8 @@ PROMPT_SHARE = 2  # up to half of max_length, the prompt stays whole and a long 
 class Sequence:
     """One row of training: `labels[i]` is `ids[i]` or -100; the last answer begins at `answer_start`.
 
-    `reference` is that answer as it was written, "" where it is more than text. `teacher_ids` are the tokens that a teacher with a system
-    prompt sees instead.
+    `uncut` is how many tokens it had, if it was cut. `reference` is that answer as it was written, "" where it is more than text.
+    `teacher_ids` are the tokens that a teacher with a system prompt sees instead.
     """
 
     ids: list[int]
@@ -51,6 +51,7 @@ class Sequence:
     answer_start: int
     prompt_cut: bool = False
     answer_cut: bool = False
+    uncut: int = 0
     reference: str = ""
     teacher_ids: list[int] | None = None
 
@@ -166,7 +167,8 @@ class Encoder:
         begin = beginning(whole.ids, self.tokenizer) if left else 0
         ids = (whole.ids[:begin] + whole.ids[begin + left :])[: self.max_length]
         labels = (whole.labels[:begin] + whole.labels[begin + left :])[: self.max_length]
-        return Sequence(ids, labels, whole.answer_start - left, prompt_cut=left > 0, answer_cut=over > left, reference=whole.reference)
+        start, reference = whole.answer_start - left, whole.reference
+        return Sequence(ids, labels, start, prompt_cut=left > 0, answer_cut=over > left, uncut=len(whole.ids), reference=reference)
 
     def _blocks(self, parts: Parts) -> list[Sequence]:
         """A text in as few blocks as possible, of nearly equal length: the model would learn little from a short last block."""
