@@ -51,7 +51,7 @@ from finetune.recipe.teacher_settings import SELF
 from finetune.system.noise import hush
 from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, sent, some_rows, supervised_counts
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss, precision
-from finetune.training.head import Head, causal_lm, check_head, context_length, head_of, needs_mask, padding_id
+from finetune.training.head import Head, causal_lm, check_head, context_length, fixed_positions, head_of, needs_mask, padding_id
 from finetune.training.trainer import Supervised
 
 
@@ -372,6 +372,8 @@ class DistillationTrainer(OnPolicyTrainer):
             teacher.masks = needs_mask(model)
             if teacher.reading is None:
                 vocabulary = shared_vocabulary(head.vocabulary, head_of(model).vocabulary, self.processing_class, teacher.tokenizer)
+                collator: Any = self.data_collator
+                collator.end_at(fixed_positions(model), "the teacher")
         if (cache := teacher.cache) is not None:
             of_spans = isinstance(teacher.reading, SpanReading)
             cache.check(head, forward_kl=isinstance(self.objective, ForwardKL), temperature=self.temperature, of_spans=of_spans)

@@ -9,6 +9,7 @@ line, so that nothing of it can end the run.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -46,6 +47,7 @@ class Torchrun:
     def start(self, places: Workplace, processes: int, runtime: RuntimeOptions, log: Path) -> Popen[Any]:
         """The launcher, which starts `processes` workers on this node; its input is a pipe that closes when this process ends."""
         options: dict[str, Any] = {"nproc_per_node": processes, "max_restarts": 0, "standalone": True}
+        options["log_dir"] = os.devnull  # else each run leaves empty folders among the temporary files
         if runtime.nodes > 1:  # the launcher of the first node opens the port
             meeting = {"rdzv_backend": "static", "rdzv_endpoint": runtime.rendezvous, "rdzv_conf": f"timeout={MEET},read_timeout={MEET}"}
             options |= {"standalone": False, "nnodes": runtime.nodes, "node_rank": runtime.node_rank, **meeting}
@@ -140,7 +142,7 @@ class Torchrun:
         finally:
             end(process)
         if process.returncode:
-            raise why(failures, folder, asked=places.asked.exists())
+            raise why(failures, folder, asked=places.asked.exists(), code=process.returncode)
 
 
 def _free(folder: RunFolder) -> Workplace:
@@ -157,30 +159,45 @@ def _named(worker: str, event: Event) -> Event:
     )
 
 
-def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder, *, asked: bool = False) -> FinetuneError:
-    """The error that ended a training, or processes that `asked` a teacher: the first that was no consequence of another's end."""
+def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder, *, asked: bool = False, code: int = 1) -> FinetuneError:
+    """The error that ended a training, or processes that `asked` a teacher: the first that was no consequence of another's end.
+
+    `code` is the launcher's exit code.
+    """
     said = sorted(((worker, line) for worker, line in failures if line["what"] == "error"), key=lambda each: float(each[1]["at"]))
     left = {worker for worker, line in said if line["facts"]["message"] == GONE}  # with nobody to train with
     said = [(worker, line) for worker, line in said if worker not in left]
     ends = [line["facts"] for _, line in failures if line["what"] == "ended" and str(line["facts"]["rank"]) not in left]
     errors = [line for _, line in sorted(said, key=lambda each: each[0] != "launcher")]  # which knows most, where it says something
-    what, kept = ("Running the teacher", "Finished parts are") if asked else ("Training", "The last checkpoint is")
-    again = f"{kept} kept. Continue: finetune-cli resume {quoted(folder.output_dir)}"
+    what, kept = ("Running the teacher", "Finished parts are kept. ") if asked else ("Training", "The last checkpoint is kept. ")
+    if not asked and not Checkpoints(folder.checkpoints).all():
+        kept = ""
+    again = f"{kept}Continue: finetune-cli resume {quoted(folder.output_dir)}"
     for line in errors:
         if line["name"] != TrainingError.__name__:  # which is also what a worker says when another is gone
             return error_of(line)
-    for facts in ends:
-        if facts["code"] < 0 and -facts["code"] != signal.SIGTERM:  # which the launcher sends to the others
-            name = signal.Signals(-facts["code"]).name
-            killed = " The system does this when memory runs out." if name == "SIGKILL" else ""
-            which = f"Process {facts['rank']} that ran the teacher" if asked else f"Training process {facts['rank']}"
-            return TrainingError(f"{which} was ended by {name}.{killed}", hint=again)
+    by_signal = [facts for facts in ends if facts["code"] < 0]
+    for facts in by_signal:
+        if -facts["code"] != signal.SIGTERM:  # which the launcher sends to the others
+            return _ended(facts, asked, again)
     if errors:
         return error_of(errors[0])
     if left and not ends:
         return TrainingError(GONE, hint=f"It was on another node, which says why. {again}")
+    if by_signal:
+        return _ended(by_signal[0], asked, again)
     which = f"process {ends[0]['rank']} ended with exit code {ends[0]['code']}" if ends else "the processes could not be started"
+    if not ends and code < 0:
+        which = f"what starts the processes was ended by {signal.Signals(-code).name}"
     return TrainingError(f"{what} failed: {which}.", hint=f"The details are in {folder.debug_log}. {again}")
+
+
+def _ended(facts: dict[str, Any], asked: bool, again: str) -> TrainingError:
+    """The end of a process by a signal."""
+    name = signal.Signals(-facts["code"]).name
+    killed = " The system does this when memory runs out." if name == "SIGKILL" else ""
+    which = f"Process {facts['rank']} that ran the teacher" if asked else f"Training process {facts['rank']}"
+    return TrainingError(f"{which} was ended by {name}.{killed}", hint=again)
 
 
 def end(process: Popen[Any]) -> None:

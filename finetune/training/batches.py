@@ -35,9 +35,15 @@ class WithLengths:
 
     vocabulary: int | None = None  # of the model, once there is one
     longest: int | None = None
+    reader = "the model"  # who reads no longer rows
 
     def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
         self.collator = collator
+
+    def end_at(self, longest: int | None, reader: str) -> None:
+        """Refuse rows of more tokens than those, where somebody before can read more."""
+        if longest is not None and longest < (self.longest or longest + 1):
+            self.longest, self.reader = longest, reader
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         if not rows:  # of a process without a share of the step
@@ -60,7 +66,7 @@ class WithLengths:
                 )
         if self.longest is not None and batch.get("position_ids") is None and (tokens := batch["input_ids"].shape[1]) > self.longest:
             raise DatasetError(
-                f"A row has {tokens:,} tokens, and the model reads at most {self.longest:,}.",
+                f"A row has {tokens:,} tokens, and {self.reader} reads at most {self.longest:,}.",
                 hint=f"Cut rows where they are tokenised: truncation=True, max_length={self.longest}.",
             )
         if len(batch["input_ids"]) == len(lengths):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from finetune.errors import ModelError
 from finetune.hardware.matmul import learned_linear
+from finetune.models.facts import CONTEXT
 from finetune.models.kind import CHOOSE
 
 PROBE_LENGTH = 12
@@ -290,13 +291,22 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def context_length(model: Any) -> int:
     """The most tokens that a model can read at once; a very large number if its configuration does not state it."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+    config = model.config.get_text_config()
+    return next((int(found) for name in CONTEXT if (found := getattr(config, name, None))), 1 << 20)
 
 
-def learned_positions(model: nn.Module) -> int | None:
-    """The most tokens of a row where each position has a learned vector, as in GPT-2 and OPT; None where positions are computed."""
+def fixed_positions(model: nn.Module) -> int | None:
+    """The most tokens of a row where there is a table of positions, as in GPT-2, GPT-J and OPT; None where positions have no end."""
     inner = causal_lm(model)
     context, tokens = context_length(inner), set(inner.get_input_embeddings().modules())
     reads_text = inner.get_decoder() if hasattr(inner, "get_decoder") else inner  # what sees pictures has positions of its own
-    tables = (module for module in reads_text.modules() if isinstance(module, nn.Embedding) and module not in tokens)
-    return context if any(table.num_embeddings - context in (0, 2) for table in tables) else None  # OPT's begin at 2
+    sizes = []
+    for module in reads_text.modules():
+        if isinstance(module, nn.Embedding) and module not in tokens and module.num_embeddings - context in (0, 2):  # OPT's begin at 2
+            first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa's begin behind that of padding
+            sizes.append(min(context, module.num_embeddings - first))
+        if hasattr(module, "build_mpt_alibi_tensor"):
+            sizes.append(context)
+        computed = (table for name, table in module.named_buffers(recurse=False) if "pos" in name and table.dim() == 2)
+        sizes += [len(table) for table in computed if len(table) == context]
+    return min(sizes, default=None)

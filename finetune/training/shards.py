@@ -47,6 +47,25 @@ class Whole(nn.Module):
         return function()
 
 
+def in_forward(model: Any, function: Callable[[], Any]) -> Any:
+    """What `function` gives inside a forward pass of a model that accelerate has cut (FSDP2): embeddings and head are gathered there."""
+    head = model.get_output_embeddings()
+
+    def work() -> Any:
+        if hasattr(head, "unshard"):  # nobody calls it: the loss multiplies by its weights
+            head.unshard()
+        return function()
+
+    forward = vars(model).get("forward")  # mixed precision has put its own there
+    model.forward = work
+    try:
+        return model()
+    finally:
+        del model.forward
+        if forward is not None:
+            model.forward = forward
+
+
 def layers_of(model: nn.Module) -> list[nn.Module]:
     """The layers of a model's backbone, which are gathered one at a time; raises ModelError where they cannot be found."""
     lists: list[Any] = [module for module in backbone_of(model).modules() if isinstance(module, nn.ModuleList)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from transformers import Trainer
 
 from finetune.errors import RecipeError
 from finetune.training.processes import Processes, Share, shares_rows
-from finetune.training.shards import Whole
+from finetune.training.shards import Whole, in_forward
+
+Made = TypeVar("Made")
 
 
 class TogetherTrainer(Trainer):
@@ -50,6 +52,12 @@ class TogetherTrainer(Trainer):
     def together(self) -> bool:
         """Whether the processes have to make each forward and backward pass together."""
         return self.sharded or self.whole is not None
+
+    def in_forward(self, function: Callable[[], Made]) -> Made:
+        """What a function of the model gives, inside of its forward pass where it is cut into shards, which are gathered there."""
+        if self.whole is not None:
+            return cast(Made, self.whole(function))
+        return in_forward(self.model, function) if hasattr(self.model, "unshard") else function()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: Any = super().get_train_dataloader()

@@ -33,8 +33,8 @@ from finetune.training.head import (
     check_causal,
     check_head,
     context_length,
+    fixed_positions,
     head_of,
-    learned_positions,
     needs_mask,
     nothing_packed,
     padding_id,
@@ -123,7 +123,7 @@ class SupervisedTrainer(ResumableTrainer):
         use_fast_linear(self.model)
         keep_unpacked(self.model)  # else one in 4 bits has no gradients after the next line, on a CPU
         check_head(self.model)
-        collator.vocabulary, collator.longest = causal_lm(self.model).get_input_embeddings().weight.shape[0], learned_positions(self.model)
+        collator.vocabulary, collator.longest = causal_lm(self.model).get_input_embeddings().weight.shape[0], fixed_positions(self.model)
         self.add_callback(KeepPaddingId(self.model))
         self.masks = needs_mask(self.model)
         self.context = context_length(self.model)
@@ -137,7 +137,7 @@ class SupervisedTrainer(ResumableTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         with self.accelerator.autocast():
-            loss, count = self.loss_sum(inputs) if self.whole is None else self.whole(lambda: self.loss_sum(inputs))
+            loss, count = self.in_forward(lambda: self.loss_sum(inputs))
         loss = loss / (num_items_in_batch if num_items_in_batch is not None else max(count, 1))
         if self.sharded and self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # what shards a model takes the mean of its gradients
@@ -344,8 +344,11 @@ class SupervisedTrainer(ResumableTrainer):
     def _each_row_once(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Without labels where an evaluation's last batches begin again, as accelerate makes them so that all processes have as many."""
         last, rows = self.accelerator.gradient_state, len(inputs["input_ids"])
-        own = max(0, last.remainder - self.processes.rank * rows)
-        if self.processes.size == 1 or not last.end_of_dataloader or last.remainder <= 0 or own >= rows:
+        if self.args.world_size == 1 or not last.end_of_dataloader or last.remainder <= 0:
+            return inputs
+        share = getattr(last.active_dataloader.batch_sampler, "process_index", self.accelerator.process_index)  # some processes have one
+        own = max(0, last.remainder - share * rows)
+        if own >= rows:
             return inputs
         labels = inputs["labels"].clone()
         labels[own:] = NO_LOSS

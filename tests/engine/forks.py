@@ -169,7 +169,14 @@ def ask_teacher(job: dict[str, Any]) -> int:
     return 0
 
 
-JOBS = {"train": train, "ask_teacher": ask_teacher}
+def distil_and_evaluate(job: dict[str, Any]) -> int:
+    """Two processes of somebody's own script, as accelerate starts them."""
+    from own_script import both
+
+    return both(job)
+
+
+JOBS = {"train": train, "ask_teacher": ask_teacher, "distil_and_evaluate": distil_and_evaluate}
 
 
 class FileOperations:

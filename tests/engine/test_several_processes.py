@@ -202,15 +202,18 @@ FAILED = {"what": "error", "name": "TrainingError", "at": 1.0, "facts": {"messag
         ([("0", LEFT), ("1", FAILED), ("launcher", {**ENDED, "facts": {"rank": 0, "code": 1}})], "Training failed: no such kernel"),
         ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 1, "code": -9}})], "Training process 1 was ended by SIGKILL."),
         ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 1, "code": 3}})], "Training failed: process 1 ended with exit code 3."),
+        ([("launcher", {**ENDED, "facts": {"rank": 1, "code": -15}})], "Training process 1 was ended by SIGTERM."),
+        ([], "Training failed: what starts the processes was ended by SIGTERM."),
     ],
-    ids=["on another node", "by an error", "by the system", "otherwise"],
+    ids=["on another node", "by an error", "by the system", "otherwise", "by somebody", "with their launcher"],
 )
 def test_what_ended_a_training_is_its_cause_and_not_that_the_others_were_left(
     failures: list[tuple[str, dict[str, Any]]], expected: str, tmp_path: Path
 ) -> None:
-    found = why(failures, RunFolder(tmp_path))
+    found = why(failures, RunFolder(tmp_path), code=1 if failures else -15)
     assert found.message.startswith(expected)
     assert expected.startswith("Training failed: no") or "finetune-cli resume" in str(found.hint)
+    assert "checkpoint is kept" not in str(found.hint), "there is none"
 
 
 @pytest.mark.parametrize(
@@ -226,11 +229,15 @@ def test_it_is_known_when_another_process_is_gone(error: RuntimeError, gone: boo
 
 
 @pytest.mark.slow
-def test_torchs_own_launcher_starts_the_workers(shop: Workshop, undisturbed: dict[str, Any]) -> None:
+def test_torchs_own_launcher_starts_the_workers(
+    shop: Workshop, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One, which shows as much as two: the launcher, the worker as a program, and what the parent hears of them."""
     layer = layer_of(shop, "lora")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     runtime = replace(shop.runtime, processes=1, engine="torchrun")
     LLMFineTuner(Recipe.from_layers(layer), runtime=runtime).train()
     found = compare(undisturbed, layer)
     assert max(found.loss, found.weight) <= TOLERANCE
     assert "A process trains." in [each["text"] for each in told(layer, "notice")]
+    assert not list(tmp_path.iterdir()), "no folder of the launcher is left"

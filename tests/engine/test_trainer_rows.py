@@ -23,7 +23,7 @@ from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.models.load import dequantised, is_packed
-from finetune.training.head import learned_positions, nothing_packed
+from finetune.training.head import fixed_positions, nothing_packed
 from finetune.training.processes import Processes
 from finetune.training.trainer import SupervisedTrainer
 
@@ -150,6 +150,32 @@ def test_rows_longer_than_there_are_positions_are_refused(name: str, tmp_path: P
     with pytest.raises(DatasetError, match="A row has 129 tokens, and the model reads at most 128"):
         trainer_on([{"input_ids": [5] * 129}], tmp_path, **pair).train()
     assert trainer_on([{"input_ids": [5] * 129}], tmp_path).train().global_step == 1, "rotary positions have no end"
+    with pytest.raises(DatasetError, match="A row has 129 tokens, and the teacher reads at most 128"):
+        trainer_on([{"input_ids": [5] * 129}], tmp_path, teacher_model=pair["teacher_model"]).train()
+
+
+SIZES = {"vocab_size": 9, "pad_token_id": 0}
+OF_GPTJ = {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 4, "rotary_dim": 4, **SIZES}
+OF_ROBERTA = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8, "is_decoder": True, **SIZES}
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        (transformers.GPTJConfig(**OF_GPTJ), 16),
+        (transformers.CodeGenConfig(**OF_GPTJ), 16),
+        (transformers.CTRLConfig(n_positions=16, n_embd=16, dff=16, n_layer=1, n_head=2, **SIZES), 16),
+        (transformers.MptConfig(d_model=16, n_heads=2, n_layers=1, max_seq_len=16, **SIZES), 16),
+        (transformers.RobertaConfig(**OF_ROBERTA, max_position_embeddings=17), 16),
+    ],
+    ids=lambda of: type(of).__name__,
+)
+def test_a_table_of_positions_has_an_end_where_nobody_has_learned_it(config: Any, most: int) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert fixed_positions(model) == most
+    model(input_ids=torch.ones(1, most, dtype=torch.long))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.ones(1, most + 1, dtype=torch.long))
 
 
 def test_tokens_beyond_a_model_that_the_trainer_makes_are_refused_too(tmp_path: Path) -> None:
@@ -166,7 +192,7 @@ def test_the_positions_of_pictures_are_no_limit_of_text() -> None:
     )
     model = transformers.LlavaForConditionalGeneration(config)
     assert model.model.vision_tower.get_submodule("embeddings.position_embedding").num_embeddings == 5
-    assert learned_positions(model) is None
+    assert fixed_positions(model) is None
 
 
 def t5() -> Any:

@@ -1,0 +1,77 @@
+"""Somebody's own script with a DistillationTrainer: a few steps and an evaluation, by one process, or by two that accelerate has set up.
+
+told = distilled("llama", folder)         # the losses of the steps, and the numbers of the evaluation
+both({"model": "llama", "fsdp": True, "folder": ...})       # the same by two, in told-0.json and told-1.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pico import pico, pico_rows
+
+ROWS, ASKED = pico_rows(8), pico_rows(5, seed=9)  # the second are no multiple of what two processes take at a time
+LAYERS = {"llama": "LlamaDecoderLayer", "qwen3": "Qwen3DecoderLayer"}
+
+
+def distilled(name: str, folder: Path, *, processes: int = 1, fsdp: bool = False) -> dict[str, Any]:
+    from transformers import PrinterCallback, TrainingArguments
+
+    from finetune.distillation.trainer import DistillationTrainer
+
+    cut = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": [LAYERS[name]]}} if fsdp else {}
+    quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "train_sampling_strategy": "sequential"}
+    each = {"per_device_train_batch_size": 4 // processes, "per_device_eval_batch_size": 2, "max_steps": 3, "logging_steps": 1}
+    arguments = TrainingArguments(str(folder), use_cpu=True, **each, **quiet, **cut)
+    trainer = DistillationTrainer(pico(name), arguments, teacher_model=pico(name, seed=3), train_dataset=ROWS, eval_dataset=ASKED)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    told = {name: value for name, value in trainer.evaluate().items() if name in ("eval_loss", "eval_ce", "eval_kl")}
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    kind = str(trainer.accelerator.distributed_type.value)
+    return {**told, "losses": losses, "tokens": trainer.evaluated_tokens, "kind": kind}
+
+
+def both(job: dict[str, Any]) -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    second = os.fork()
+    rank = int(second == 0)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    code = 1
+    try:
+        if job["fsdp"]:
+            on_processors()
+        folder = Path(job["folder"])
+        told = distilled(job["model"], folder, processes=2, fsdp=job["fsdp"])
+        (folder / f"told-{rank}.json").write_text(json.dumps(told))
+        code = 0
+    finally:
+        if sys.exc_info()[0]:
+            traceback.print_exc()
+        if rank:
+            os._exit(code)
+    return code or os.waitstatus_to_exitcode(os.waitpid(second, 0)[1])
+
+
+def on_processors() -> None:
+    """Have accelerate cut models on CPUs too, where it silently does not."""
+    from accelerate.state import AcceleratorState, DistributedType
+
+    made, plugins = AcceleratorState.__init__, list[Any]()
+
+    def make(state: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        made(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        plugins.extend([] if fsdp_plugin is None else [fsdp_plugin])
+        if plugins:
+            state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugins[0]
+
+    AcceleratorState.__init__ = make  # type: ignore[method-assign]
