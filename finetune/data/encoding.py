@@ -20,10 +20,7 @@ MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
 SAMPLE = 1 << 16
 UNREADABLE = "finetune.unreadable"  # the handler of decoding errors: half a surrogate pair marks the place, and its row is then skipped
 BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is no UTF-8
-# A guess outside this list is more often wrong than right; cp1252 comes first: Windows and Excel write it in western Europe.
-OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
-ARABIC = "cp1256"  # French is taken for it where both are possible
-TIE = 0.01  # "chaos" scores this close are a tie; cp1252 is then more likely
+WINDOWS = "cp1252"  # of western Europe, where nothing speaks for another
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
 
@@ -94,17 +91,14 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
         block = following
     if bad == 0 or good > bad:
         return "utf-8"
-    from charset_normalizer import from_bytes
+    import chardet
 
-    first = next(index for index, byte in enumerate(doubtful) if byte > 0x7F)
-    sample = doubtful[max(0, first - SAMPLE // 2) : first + SAMPLE // 2]
-    guesses, arabic = (list(from_bytes(sample, cp_isolation=pages)) for pages in (OLD_PAGES, [ARABIC]))
-    if arabic and all(arabic[0].chaos < guess.chaos and arabic[0].coherence > guess.coherence for guess in guesses):
-        guesses = arabic
-    likely = [guess for guess in guesses if guess.chaos <= guesses[0].chaos + TIE]
-    if not likely or any("cp1252" in (guess.encoding, *guess.could_be_from_charset) for guess in likely):
-        return "cp1252"
-    return guesses[0].encoding
+    # Lines in plain ASCII say nothing, and rows are often English around a few words of another language.
+    telling = b"".join(line for line in doubtful.splitlines(keepends=True) if not line.isascii())
+    first = next(index for index, byte in enumerate(telling) if byte > 0x7F)  # a line may be long
+    telling = telling[max(0, first - SAMPLE // 2) : first + SAMPLE]
+    guess = chardet.detect(telling, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True, compat_names=False)["encoding"]
+    return WINDOWS if guess in (None, "ascii", "utf-8") else guess
 
 
 def _broken_bytes(text: str) -> int:

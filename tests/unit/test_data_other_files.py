@@ -110,14 +110,35 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
         ("cp1256", "أين مفتاحي؟ إنه على الطاولة بجانب الكتاب. شكرا جزيلا على مساعدتكم، إلى اللقاء غدا. {}"),  # could be Cyrillic
         ("cp1252", "Où est la clé n° {} ? À côté"),
         ("cp1251", "Где заказ {}?"),
+        ("cp1250", "Kde je moje objednávka číslo {}? Přišla už včera odpoledne?"),
+        ("cp1250", "Hol van a {}. rendelésem? Kérem, küldjék el még ma, köszönöm szépen."),
+        ("cp1253", "Πού είναι η παραγγελία {};"),
+        ("cp1254", "{} numaralı siparişim nerede? Lütfen bugün gönderin, teşekkür ederim."),
+        ("cp1255", "איפה ההזמנה שלי מספר {}? תודה רבה."),
+        ("cp1257", "Kur yra mano užsakymas {}? Prašau atsiųsti jį šiandien, ačiū už pagalbą."),
+        ("cp932", "注文{}番はどこですか。今日送ってください。"),
+        ("gb18030", "我的订单{}在哪里？请今天发货，谢谢。"),
+        ("cp949", "제 주문 {}번은 어디에 있습니까? 오늘 보내 주세요."),
+        ("cp1252", "Where is order {}? It’s “late” – and costs £5."),
     ],
 )
-def test_arabic_of_windows_is_read_and_french_stays_french(tmp_path: Path, encoding: str, question: str) -> None:
+def test_letters_of_old_encodings_are_told_by_the_language_they_make(tmp_path: Path, encoding: str, question: str) -> None:
     rows = [(question.format(number), question.format("x")) for number in range(5)]
     (tmp_path / "rows.csv").write_bytes(("question;answer\n" + "".join(f"{asked};{said}\n" for asked, said in rows)).encode(encoding))
     found = read(tmp_path / "rows.csv")
     assert learned(found) == rows
     assert found.facts.notes == [f"rows.csv is read as {encoding}. To correct wrong letters: --set dataset.encoding=NAME"]
+
+
+def test_a_few_words_of_another_language_tell_its_encoding_among_english_rows(tmp_path: Path) -> None:
+    said = ["Siparişim ne zaman gelecek, öğrenebilir miyim?", "Lütfen bana ulaşın, çünkü ürün kırık çıktı.", "Teşekkürler, iyi günler."]
+    rows = [(f"How do I say that in Turkish, number {number}?", f"Say: {said[number % 3]}") for number in range(30)]
+    plain = "".join(json.dumps({"question": f"How many are {n} and 1?", "answer": str(n + 1)}) + "\n" for n in range(5000))
+    told = "".join(json.dumps({"question": asked, "answer": answer}, ensure_ascii=False) + "\n" for asked, answer in rows)
+    (tmp_path / "rows.jsonl").write_bytes((plain + told).encode("cp1254"))
+    found = read(tmp_path / "rows.jsonl")
+    assert learned(found)[-30:] == rows
+    assert found.facts.notes == ["rows.jsonl is read as cp1254. To correct wrong letters: --set dataset.encoding=NAME"]
 
 
 WORDS = "Wo ist die Größe? Übergröße liegt für Sie bereit, schöne Grüße."
