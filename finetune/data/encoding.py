@@ -21,6 +21,9 @@ SAMPLE = 1 << 16
 UNREADABLE = "finetune.unreadable"  # the handler of decoding errors: half a surrogate pair marks the place, and its row is then skipped
 BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is no UTF-8
 WINDOWS = "cp1252"  # of western Europe, where nothing speaks for another
+FEW_LETTERS = 10
+OTHER = re.compile("[\u0370-\u1dff]+")  # letters of Greek, Cyrillic, Hebrew, Arabic, Thai
+MIXED = re.compile("[A-Za-z][\u0370-\u1dff]+|[\u0370-\u1dff]+[A-Za-z]")  # with ours in one word: the guess is wrong
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
 
@@ -91,14 +94,22 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
         block = following
     if bad == 0 or good > bad:
         return "utf-8"
+    # Lines in plain ASCII say nothing, and rows are often English around a few words of another language.
+    lines = b"".join(line for line in doubtful.splitlines(keepends=True) if not line.isascii())
+    return _old_page(lines if sum(byte > 0x7F for byte in lines[:SAMPLE]) >= FEW_LETTERS else doubtful)
+
+
+def _old_page(text: bytes) -> str:
+    """The code page that makes words of a language: Windows' and what the web has; those of DOS and the Mac are told too rarely."""
     import chardet
 
-    # Lines in plain ASCII say nothing, and rows are often English around a few words of another language.
-    telling = b"".join(line for line in doubtful.splitlines(keepends=True) if not line.isascii())
-    first = next(index for index, byte in enumerate(telling) if byte > 0x7F)  # a line may be long
-    telling = telling[max(0, first - SAMPLE // 2) : first + SAMPLE]
-    guess = chardet.detect(telling, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True, compat_names=False)["encoding"]
-    return WINDOWS if guess in (None, "ascii", "utf-8") else guess
+    first = next(index for index, byte in enumerate(text) if byte > 0x7F)
+    sample = text[max(0, first - SAMPLE // 2) : first + SAMPLE]
+    guess = chardet.detect(sample, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True, compat_names=False)["encoding"]
+    if guess in (None, "ascii", "utf-8"):
+        return WINDOWS
+    letters = sample.decode(guess, "ignore")
+    return WINDOWS if 2 * len(MIXED.findall(letters)) > len(OTHER.findall(letters)) else guess
 
 
 def _broken_bytes(text: str) -> int:

@@ -112,7 +112,7 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
         ("cp1251", "Где заказ {}?"),
         ("cp1250", "Kde je moje objednávka číslo {}? Přišla už včera odpoledne?"),
         ("cp1250", "Hol van a {}. rendelésem? Kérem, küldjék el még ma, köszönöm szépen."),
-        ("cp1253", "Πού είναι η παραγγελία {};"),
+        ("cp1253", "Η παραγγελία {} δεν έχει έρθει ακόμη. Πότε θα έρθει, παρακαλώ?"),
         ("cp1254", "{} numaralı siparişim nerede? Lütfen bugün gönderin, teşekkür ederim."),
         ("cp1255", "איפה ההזמנה שלי מספר {}? תודה רבה."),
         ("cp1257", "Kur yra mano užsakymas {}? Prašau atsiųsti jį šiandien, ačiū už pagalbą."),
