@@ -19,7 +19,7 @@ from finetune.errors import BadRow, EmptyDataset, UnknownFormat
 from finetune.foreign import COLUMNS, HELD
 from finetune.formatting import counted
 
-SETTINGS = "which are settings, not rows"
+SETTINGS = "in which nothing looks like rows"
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 OBJECT = 64  # bytes of a number, a list or a mapping in memory, about
 Item = TypeVar("Item")
