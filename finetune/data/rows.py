@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -159,6 +160,7 @@ def no_rows(
     return BadRow(f"{first.file}: no row can be used; for example line {first.line}: {first.reason}.", hint=_way_out(first.reason))
 
 
+OF_PARTS = re.compile(r"column (\S+) has an object, not text$")
 ROLES_KNOWN = "known are system, user, assistant and tool"
 
 
@@ -170,6 +172,8 @@ def _way_out(reason: str) -> str:
         return "Give rows of text without images, audio or video."
     if reason.endswith("not valid Unicode"):
         return "Its text encoding may be another one: --set dataset.encoding=NAME, such as mac_roman or cp850."
+    if found := OF_PARTS.search(reason):
+        return f"Name the part that is meant: --set dataset.columns.completion={found[1]}.PART (or prompt, or text)."
     if reason.endswith(SETTINGS):
         return "Give a list of records, or one JSON object per line (.jsonl)."
     return "Correct these rows, or check that the content of the file matches its extension."

@@ -296,6 +296,7 @@ def test_a_table_without_names_is_told_by_a_cell_that_is_in_other_rows_too(tmp_p
         (("text", "label"), "text", "label"),
         (("id", "question", "text"), "question", "text"),
         (("Review", "Sentiment"), "Review", "Sentiment"),
+        (("task_id", "text", "code"), "text", "code"),
     ],
 )
 def test_of_a_text_beside_a_label_or_a_question_it_is_said_how_to_learn_one_from_the_other(
