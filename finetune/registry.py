@@ -69,6 +69,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "tokenized": "finetune.data.formats.tokenized:Tokenized",
         "preference": "finetune.data.formats.preference:Preference",
         "messages": "finetune.data.formats.messages:Messages",
+        "multiple_choice": "finetune.data.formats.choices:MultipleChoice",
         "prompt_completion": "finetune.data.formats.prompt_completion:PromptCompletion",
         "instruction": "finetune.data.formats.instruction:Instruction",
         "question_answer": "finetune.data.formats.question_answer:QuestionAnswer",

@@ -17,13 +17,10 @@ Groups = NDArray[np.int64]
 
 
 def groups_of(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The number of each row's group, counted in the order of the rows; empty where no two rows share one, or where that is not known.
-
-    Empty too where all rows are of one: nothing but this prompt is asked, or this text read, and its rows are what differs.
-    """
+    """The number of each row's group, counted in the order of the rows; empty where no two rows share one, or where that is not known."""
     numbers: dict[Any, int] = {}
     found = [numbers.setdefault(row.get("group", ("row", place)), len(numbers)) for place, row in enumerate(rows)]
-    return found if 1 < len(numbers) < len(found) else []
+    return found if len(numbers) < len(found) else []
 
 
 def as_numbers(groups: Sequence[int] | None) -> Groups | None:

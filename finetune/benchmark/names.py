@@ -102,9 +102,14 @@ def too_few(scores: Mapping[str, Any], judged: int | None = None) -> str:
     if min(alone, alone if judged is None else judged) >= FEWEST_ROWS:
         return ""
     if alone < min(rows, FEWEST_ROWS):
-        return f"Too few rows to judge: {counted(rows, 'row')} with only {alone} different prompts or texts; {FEWEST_ROWS} would do."
+        return f"Too few rows to judge: {counted(rows, 'row')} {of_only(alone)}; {FEWEST_ROWS} would do."
     some = f"{judged:,} of " if judged is not None and judged < rows else ""
     return f"Too few rows to judge: {some}{counted(rows, 'row', 'count' if some else '')}; {FEWEST_ROWS} would do."
+
+
+def of_only(prompts: int) -> str:
+    """ "with only 5 different prompts or texts"."""
+    return f"with only {prompts} different prompts or texts" if prompts > 1 else "of a single prompt or text"
 
 
 def shared(scores: Mapping[str, Any]) -> str:

@@ -20,10 +20,10 @@ MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
 SAMPLE = 1 << 16
 UNREADABLE = "finetune.unreadable"  # the handler of decoding errors: half a surrogate pair marks the place, and its row is then skipped
 BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is no UTF-8
-# A guess outside this list is more often wrong than right; cp1252 comes first: Windows and Excel write it in western Europe.
-OLD_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "euc_kr", "shift_jis"]
-ARABIC = "cp1256"  # French is taken for it where both are possible
-TIE = 0.01  # "chaos" scores this close are a tie; cp1252 is then more likely
+WINDOWS = "cp1252"  # of western Europe, where nothing speaks for another
+FEW_LETTERS = 10
+OTHER = re.compile("[\u0370-\u1dff]+")  # letters of Greek, Cyrillic, Hebrew, Arabic, Thai
+MIXED = re.compile("[A-Za-z][\u0370-\u1dff]+|[\u0370-\u1dff]+[A-Za-z]")  # with ours in one word: the guess is wrong
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
 
@@ -94,17 +94,22 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
         block = following
     if bad == 0 or good > bad:
         return "utf-8"
-    from charset_normalizer import from_bytes
+    # Lines in plain ASCII say nothing, and rows are often English around a few words of another language.
+    lines = b"".join(line for line in doubtful.splitlines(keepends=True) if not line.isascii())
+    return _old_page(lines if sum(byte > 0x7F for byte in lines[:SAMPLE]) >= FEW_LETTERS else doubtful)
 
-    first = next(index for index, byte in enumerate(doubtful) if byte > 0x7F)
-    sample = doubtful[max(0, first - SAMPLE // 2) : first + SAMPLE // 2]
-    guesses, arabic = (list(from_bytes(sample, cp_isolation=pages)) for pages in (OLD_PAGES, [ARABIC]))
-    if arabic and all(arabic[0].chaos < guess.chaos and arabic[0].coherence > guess.coherence for guess in guesses):
-        guesses = arabic
-    likely = [guess for guess in guesses if guess.chaos <= guesses[0].chaos + TIE]
-    if not likely or any("cp1252" in (guess.encoding, *guess.could_be_from_charset) for guess in likely):
-        return "cp1252"
-    return guesses[0].encoding
+
+def _old_page(text: bytes) -> str:
+    """The code page that makes words of a language: Windows' and what the web has; those of DOS and the Mac are told too rarely."""
+    import chardet
+
+    first = next(index for index, byte in enumerate(text) if byte > 0x7F)
+    sample = text[max(0, first - SAMPLE // 2) : first + SAMPLE]
+    guess = chardet.detect(sample, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True, compat_names=False)["encoding"]
+    if guess in (None, "ascii", "utf-8"):
+        return WINDOWS
+    letters = sample.decode(guess, "ignore")
+    return WINDOWS if 2 * len(MIXED.findall(letters)) > len(OTHER.findall(letters)) else guess
 
 
 def _broken_bytes(text: str) -> int:

@@ -35,20 +35,37 @@ KINDS = {
 }
 # What people have instead, and how it becomes something that can be read.
 _TEXT = "Save it as plain text (.txt)."
+_PANDOC = "Convert it to text, with pandoc or Calibre, and give the .txt file."
 _UNPACK = "Unpack it, and give the folder."
 _ROWS = "Write what you want to be learned as rows of a CSV or .jsonl file."
+_BY_EXCEL = "Open it in Excel or LibreOffice and save it as .xlsx or CSV."
+
+
+def _renamed(ending: str) -> str:
+    return f"Rename it to end in {ending}."
+
+
 CONVERTED = {
-    ".xls": "Open it in Excel or LibreOffice and save it as .xlsx or CSV.",
+    **dict.fromkeys((".xls", ".xlsm", ".xlsb"), _BY_EXCEL),
     ".ods": "Open it in LibreOffice and save it as .xlsx or CSV.",
     ".numbers": "In Numbers: File, Export to, CSV.",
-    ".pdf": "Copy its text into a .txt file.",
-    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pptx", ".epub", ".html", ".htm"), _TEXT),
-    **dict.fromkeys((".srt", ".vtt"), "Copy its text without the times into a .txt file."),
+    ".gsheet": "In Google Sheets: File, Download, .xlsx or CSV.",
+    ".pdf": "Turn it into text, as `pdftotext` does, or copy its text into a .txt file.",
+    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pptx", ".pages", ".html", ".htm", ".mhtml", ".gdoc", ".enex", ".one"), _TEXT),
+    **dict.fromkeys((".epub", ".mobi", ".azw3", ".fb2", ".tex", ".rst", ".org", ".adoc"), _PANDOC),
+    **dict.fromkeys((".srt", ".vtt", ".ass", ".ssa", ".sub", ".sbv", ".lrc"), "Copy its text without the times into a .txt file."),
     ".ipynb": "Convert it with `jupyter nbconvert --to markdown`, and give the .md files.",
     **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".sql"), "Export its table as CSV."),
-    **dict.fromkeys((".mbox", ".eml", ".msg", ".xml", ".yaml", ".yml"), _ROWS),
-    ".pkl": "In Python, save it as Parquet or CSV.",
+    **dict.fromkeys((".bib", ".ris"), "In the program it comes from, such as Zotero, export as CSV."),
+    **dict.fromkeys((".mbox", ".eml", ".msg", ".xml", ".yaml", ".yml", ".po", ".tmx", ".xliff"), _ROWS),
+    **dict.fromkeys((".pkl", ".npy", ".npz", ".h5", ".hdf5", ".orc", ".avro", ".tfrecord"), "In Python, save it as Parquet or CSV."),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar", ".xz"), _UNPACK),
+    **dict.fromkeys((".jsonlines", ".jl"), _renamed(".jsonl")),
+    **dict.fromkeys((".markdown", ".mdown", ".mdx"), _renamed(".md")),
+    **dict.fromkeys((".tab", ".psv"), _renamed(".csv")),
+    ".parq": _renamed(".parquet"),
+    ".feather": _renamed(".arrow"),
+    ".text": _renamed(".txt"),
 }
 OTHERWISE = "If it is text, copy it to a file that ends in .txt."
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # behind any of them, to what pyarrow calls it

@@ -52,6 +52,7 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
             *(f"{file.member}{file.suffix}{file.kind.version}" for file in files),
             *([str(spec.max_length), spec.text_as] if prose else []),  # they decide where prose is cut
             str(spec.encoding),
+            *unusual.values(),  # what is guessed may change with the version
             spec.split,
         ]
 

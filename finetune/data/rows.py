@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from finetune.errors import BadRow, EmptyDataset, UnknownFormat
 from finetune.foreign import COLUMNS, HELD
 from finetune.formatting import counted
 
-SETTINGS = "which are settings, not rows"
+SETTINGS = "in which nothing looks like rows"
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 OBJECT = 64  # bytes of a number, a list or a mapping in memory, about
 Item = TypeVar("Item")
@@ -159,6 +160,7 @@ def no_rows(
     return BadRow(f"{first.file}: no row can be used; for example line {first.line}: {first.reason}.", hint=_way_out(first.reason))
 
 
+OF_PARTS = re.compile(r"column (\S+) has an object, not text$")
 ROLES_KNOWN = "known are system, user, assistant and tool"
 
 
@@ -170,6 +172,8 @@ def _way_out(reason: str) -> str:
         return "Give rows of text without images, audio or video."
     if reason.endswith("not valid Unicode"):
         return "Its text encoding may be another one: --set dataset.encoding=NAME, such as mac_roman or cp850."
+    if found := OF_PARTS.search(reason):
+        return f"Name the part that is meant: --set dataset.columns.completion={found[1]}.PART (or prompt, or text)."
     if reason.endswith(SETTINGS):
         return "Give a list of records, or one JSON object per line (.jsonl)."
     return "Correct these rows, or check that the content of the file matches its extension."

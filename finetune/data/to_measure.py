@@ -53,7 +53,9 @@ def to_measure(
         thinking = bool(decide(tokenizer, rows, chosen).thinking)
     encoder = Encoder(tokenizer, max_length=spec.max_length, supervise="answers", thinking=thinking)
     found = ToMeasure()
-    groups = Known.of(rows).together(chosen).tolist()
+    known = Known.of(rows)
+    one = len(np.unique(known.prompts)) == 1  # nothing else is asked, and the rows are what differs
+    groups = (known.rows[chosen] if one else known.together(chosen)).tolist()
     for group, (record, result) in zip(groups, tokenized.encoded(encoder, rows, chosen), strict=True):
         learnable = [] if isinstance(result, RowProblem) else [sequence for sequence in result if sequence.supervised]
         if not learnable:

@@ -1,9 +1,10 @@
-"""Is the Hub reachable? Checked once per process, in at most two seconds; if not, the libraries stay in offline mode.
+"""Is the Hub reachable? Checked once, in at most two seconds; if not, the libraries stay in offline mode until the next run.
 
     if not hub_reachable():
         ...                       # huggingface_hub, transformers and datasets now use their caches without a single retry
 
-huggingface_hub retries a failed look-up for half a minute per file; one early answer spares every later one.
+huggingface_hub retries a failed look-up for half a minute per file; one early answer spares every later one. A notebook outlives a lost
+connection: what begins a run asks again if the last "no" is some seconds old.
 """
 
 from __future__ import annotations
@@ -11,12 +12,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from functools import cache
 
 PROBE_SECONDS = 2.0
+ASKED_AGAIN = 10.0  # seconds after a "no"
 # What a proxy answers that blocks the Hub.
 NOT_THE_HUB = {403, 407, 502, 503, 504}
+FLAGS = {
+    "huggingface_hub.constants": ["HF_HUB_OFFLINE"],
+    "datasets.config": ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"],
+    "evaluate.config": ["HF_EVALUATE_OFFLINE"],
+}
 _LOCK = threading.Lock()
+_before: dict[tuple[str, str], bool] = {}  # the flags that we set, as they were
+_refused = 0.0  # when the Hub did not answer
 
 
 def endpoint() -> str:
@@ -43,7 +53,7 @@ def offline_reason() -> str:
 
 
 def hub_reachable() -> bool:
-    """Whether the Hub answers; False also under HF_HUB_OFFLINE. The first call decides for the whole process."""
+    """Whether the Hub answers; False also under HF_HUB_OFFLINE. The first call decides until `ask_again`."""
     from huggingface_hub import constants
 
     with _LOCK:  # the wizard warms this up in a background thread
@@ -54,15 +64,29 @@ def hub_reachable() -> bool:
 
 def go_offline() -> None:
     """Offline mode for this process and its children, also in libraries that already read their environment."""
+    global _refused
+    _refused = time.monotonic()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    for module, names in {
-        "huggingface_hub.constants": ["HF_HUB_OFFLINE"],
-        "datasets.config": ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"],
-        "evaluate.config": ["HF_EVALUATE_OFFLINE"],
-    }.items():
+    for module, names in FLAGS.items():
         for name in names:
             if module in sys.modules:
+                _before.setdefault((module, name), getattr(sys.modules[module], name))
                 setattr(sys.modules[module], name, True)
+
+
+def ask_again() -> None:
+    """Leave offline mode if it is ours and a while old, so that the next look asks the Hub; what a person asked for stays."""
+    global _refused
+    with _LOCK:
+        if not _refused or time.monotonic() - _refused < ASKED_AGAIN:
+            return
+        _refused = 0.0
+        _answers.cache_clear()
+        os.environ.pop("HF_HUB_OFFLINE", None)
+        for module, names in FLAGS.items():
+            for name in names:
+                if module in sys.modules:
+                    setattr(sys.modules[module], name, _before.get((module, name), False))
 
 
 @cache

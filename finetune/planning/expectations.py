@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from finetune.benchmark.names import FEWEST_ROWS, share
+from finetune.benchmark.names import FEWEST_ROWS, of_only, share
 from finetune.distillation.curricula.progressive import gentle_rounds
 from finetune.formatting import counted
 from finetune.models.facts import describe
@@ -78,13 +78,13 @@ def _cut(context: RunContext) -> str | None:
 def _too_few(context: RunContext) -> str | None:
     """Of held-out rows that are too few for any verdict, and how there would be enough."""
     report, recipe = context.data.report, context.recipe
-    alone = report.held_out_groups if report.held_out_groups > 1 else report.held_out  # rows of one prompt count as one
+    alone = report.held_out_groups or report.held_out  # rows of one prompt count as one
     rows = min(recipe.benchmark.rows, alone)
     if rows >= FEWEST_ROWS:
         return None
     few = counted(rows, "held-out row", "are")
     if rows < min(recipe.benchmark.rows, report.held_out):
-        few = f"{counted(report.held_out, 'held-out row')} with only {rows} different prompts or texts are"
+        few = f"{counted(report.held_out, 'held-out row')} {of_only(rows)} are"
     said = f"{few} too few to judge the result: {FEWEST_ROWS} would do, {ENOUGH} are better"
     if alone >= FEWEST_ROWS:
         return f"{said} (--set benchmark.rows={min(ENOUGH, report.held_out)})."

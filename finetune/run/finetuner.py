@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import Interrupted, RecipeError
 from finetune.events import BenchmarkFinished, Fanout, Recorder, Reporter, Resumed
+from finetune.hub.reachability import ask_again
 from finetune.recipe import DistillationSpec, Recipe, TrainingSpec
 from finetune.registry import did_you_mean
+from finetune.run.given import recipe_of
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, ROWS, STAGES, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
@@ -59,9 +61,8 @@ class LLMFineTuner:
         runtime: RuntimeOptions | None = None,
         **keys: Any,
     ) -> None:
-        from finetune.run.given import recipe_of
-
         hush()
+        ask_again()
         runtime = runtime or RuntimeOptions()
         recipe = recipe_of(recipe, keys, runtime)
         self.context = RunContext(recipe, runtime, Fanout(reporter or Recorder()))

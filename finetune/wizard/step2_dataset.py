@@ -37,6 +37,8 @@ ENCODINGS |= {
     "cp1254": "Turkish",
     "cp1255": "Hebrew",
     "cp1256": "Arabic",
+    "cp1257": "Baltic",
+    "cp874": "Thai",
     "cp932": "Japanese",
     "gb18030": "Chinese",
     "big5": "Chinese",

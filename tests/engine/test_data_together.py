@@ -51,6 +51,13 @@ def test_answers_to_one_prompt_belong_together(tmp_path: Path) -> None:
     assert prepared.report.held_out_groups == 3
 
 
+def test_answers_to_a_single_new_prompt_are_no_more_evidence_than_those_to_a_few(tmp_path: Path) -> None:
+    rows = [{"question": f"Name {row % 10}!", "answer": f"Name {row}"} for row in range(200)]
+    prepared = prepare(tmp_path, rows)
+    assert (prepared.report.held_out, prepared.report.held_out_groups, prepared.report.held_out_by) == (20, 1, "prompts")
+    assert groups_of(prepared.held_out) == [0] * 20
+
+
 def test_rows_with_prompts_of_their_own_stand_alone(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, PAIRS, held_out=0.5)
     assert groups_of(prepared.held_out) == []
@@ -89,6 +96,11 @@ def test_rows_that_models_are_only_measured_on_belong_together_too(tmp_path: Pat
     read = read_rows(spec, RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
     found = to_measure(read, np.arange(20), spec, byte_level(CHATML))
     assert groups_of([row for each in found.rows for row in each]) == [row % 5 for row in range(20)]
+    tweets = [{"question": "Write a tweet like me.", "answer": f"Tweet {row}"} for row in range(20)]
+    spec = DatasetSpec(source=str(write(tmp_path / "b.jsonl", tweets)))
+    read = read_rows(spec, RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+    found = to_measure(read, np.arange(20), spec, byte_level(CHATML))
+    assert groups_of([row for each in found.rows for row in each]) == [], "nothing else is asked: the rows are what differs"
 
 
 def test_the_plan_says_how_long_rows_may_be_so_that_answers_have_their_ends(tmp_path: Path, shop: Workshop) -> None:

@@ -99,6 +99,14 @@ REFUSED: dict[str, Refused] = {
         {"question": "q", "choices": ["a"], "answerKey": "A"},
         "a.jsonl has the columns question, choices, answerKey: prompts in question, but no column with a known name for answers.",
     ),
+    "choices counted from nobody knows where": Refused(
+        "a.jsonl",
+        {"question": "q", "choices": ["x", "y", "z"], "answer": 1},
+        "The column answer says by numbers which choice is right, and they may count from 0 or from 1.",
+    ),
+    "an answer with parts": Refused(
+        "a.jsonl", {"question": "q", "answer": {"value": "a", "aliases": ["b"]}}, f"{FIRST}column answer has an object, not text"
+    ),
     "translations": Refused(
         "a.jsonl",
         {"translation": {"en": "q", "de": "a"}},

@@ -96,6 +96,8 @@ def test_rows_of_few_prompts_are_too_few_and_it_is_said_how_many_prompts_there_a
     assert too_few(scores) == said
     assert gate(scores, "rougeL") == f"ROUGE-L was not judged. {said}"
     assert shared(scores) == ""
+    scores["per_row"]["group"] = [0] * 30
+    assert too_few(scores) == "Too few rows to judge: 30 rows of a single prompt or text; 8 would do."
 
 
 def test_groups_count_for_the_rows_that_a_score_counts_and_not_for_a_tasks() -> None:
@@ -107,10 +109,10 @@ def test_groups_count_for_the_rows_that_a_score_counts_and_not_for_a_tasks() -> 
     assert perplexity_of([1.0, 2.0], [0, 3], [4, 7]).independent == 1
 
 
-def test_rows_of_one_group_are_found_by_their_number_and_one_group_of_all_is_none() -> None:
+def test_rows_of_one_group_are_found_by_their_number() -> None:
     assert groups_of([{"group": 7}, {"group": 2}, {"group": 7}]) == [0, 1, 0]
     assert groups_of([{"group": 1}, {"group": 2}]) == []
-    assert groups_of([{"group": 5}] * 9) == [], "nothing but one prompt is asked: the rows are what differs"
+    assert groups_of([{"group": 5}] * 9) == [0] * 9, "one prompt of several says no more about others than two or seven"
     assert groups_of([{}, {}, {}]) == [], "rows of somebody's own"
 
 

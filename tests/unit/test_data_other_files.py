@@ -20,6 +20,10 @@ ROWS = [("Where is order 1?", "At the door; ring, twice."), ("And order 2?", "In
     ("name", "way"),
     [
         ("film.srt", "without the times"),
+        ("rows.jsonlines", "Rename it to end in .jsonl."),
+        ("sheet.xlsm", "save it as .xlsx or CSV"),
+        ("book.epub", "Calibre"),
+        ("library.bib", "export as CSV"),
         ("work.ipynb", "nbconvert"),
         ("shop.sqlite3", "Export its table as CSV."),
         ("mails.mbox", "rows of a CSV or .jsonl file"),
@@ -70,8 +74,47 @@ def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -
     assert len(divide(read(tmp_path / "deu.txt", text_as="line"), None, DatasetSpec(source="deu.txt"), seed=1).train) == 11
     (tmp_path / "deu.tsv").write_text("prompt\tcompletion\tsource\n" + "".join(lines))
     assert learned(read(tmp_path / "deu.tsv"))[0] == ("Go 0.", "Geh 0.")
-    (tmp_path / "text.txt").write_text("".join(lines[:11]) + "No tab.\n")
-    assert read(tmp_path / "text.txt").facts.format == "text"
+    for name, text in {
+        "a line without one": "".join(lines) * 4 + "No tab.\n",
+        "a conversation": "".join(f"{'Ann' if number % 2 else 'Ben'}:\tHello {number}.\n" for number in range(12)),
+        "for the looks": "".join(f"Chapter {number}\t\t\t{number * 3}\n" for number in range(12)),
+    }.items():
+        (tmp_path / "text.txt").write_text(text)
+        assert read(tmp_path / "text.txt").facts.format == "text", name
+
+
+SUBTITLE = "{0}\n00:00:0{0},000 --> 00:00:0{0},900\nHello number {0}.\n\n"
+TITLED = "Book {0} (Author)\n- Your Highlight on page {0} | Added on Monday\n\nA sentence, number {0}.\n==========\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[01/0{0}/2024 10:00 AM] ann\nhello {0}\n\n", "a chat, and is learned as it stands, with the times and names"),
+        (
+            "{0}\n00:00:0{0},000 --> 00:00:0{0},900\nHello number {0}.\n\n",
+            "subtitles, and is learned as it stands, with the numbers and times",
+        ),
+        (TITLED, "highlights from a Kindle, and is learned as it stands, with titles, places and dates"),
+        ("From: Ann\nTo: Ben\nSubject: Order {0}\n\nWhere is it?\n\n", "mails, and is learned as it stands, with their headers"),
+        ("<?xml version='1.0'?>\n<a>Text {0}</a>\n", "a web page or XML, and is learned as it stands, with its tags"),
+        ("A sentence, number {0}.\n\n", ""),
+    ],
+)
+def test_text_with_more_than_words_is_learned_with_a_word_about_it(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "a.txt").write_text("".join(text.format(number) for number in range(1, 9)))
+    notes = read(tmp_path / "a.txt").facts.notes
+    assert notes == [] if not what else len(notes) == 1 and notes[0].startswith(f"a.txt looks like {what}. ")
+
+
+def test_a_web_page_in_place_of_data_and_rtf_in_place_of_text_are_told(tmp_path: Path) -> None:
+    for name in ("rows.csv", "rows.jsonl", "rows.json"):
+        (tmp_path / name).write_text("\n<!DOCTYPE html>\n<html><body>\nSorry, sign in first.\n</body></html>\n")
+        with pytest.raises(UnknownFormat, match=rf"{name} is a web page or XML, not data\."):
+            read(tmp_path / name)
+    (tmp_path / "a.txt").write_text("{\\rtf1\\ansi\\deff0\n" + "\\pard Hello \\b you\\b0\\par\n" * 9)
+    with pytest.raises(UnknownFormat, match=r"a\.txt is a document of a word processor"):
+        read(tmp_path / "a.txt")
 
 
 def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
@@ -110,14 +153,35 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
         ("cp1256", "أين مفتاحي؟ إنه على الطاولة بجانب الكتاب. شكرا جزيلا على مساعدتكم، إلى اللقاء غدا. {}"),  # could be Cyrillic
         ("cp1252", "Où est la clé n° {} ? À côté"),
         ("cp1251", "Где заказ {}?"),
+        ("cp1250", "Kde je moje objednávka číslo {}? Přišla už včera odpoledne?"),
+        ("cp1250", "Hol van a {}. rendelésem? Kérem, küldjék el még ma, köszönöm szépen."),
+        ("cp1253", "Η παραγγελία {} δεν έχει έρθει ακόμη. Πότε θα έρθει, παρακαλώ?"),
+        ("cp1254", "{} numaralı siparişim nerede? Lütfen bugün gönderin, teşekkür ederim."),
+        ("cp1255", "איפה ההזמנה שלי מספר {}? תודה רבה."),
+        ("cp1257", "Kur yra mano užsakymas {}? Prašau atsiųsti jį šiandien, ačiū už pagalbą."),
+        ("cp932", "注文{}番はどこですか。今日送ってください。"),
+        ("gb18030", "我的订单{}在哪里？请今天发货，谢谢。"),
+        ("cp949", "제 주문 {}번은 어디에 있습니까? 오늘 보내 주세요."),
+        ("cp1252", "Where is order {}? It’s “late” – and costs £5."),
     ],
 )
-def test_arabic_of_windows_is_read_and_french_stays_french(tmp_path: Path, encoding: str, question: str) -> None:
+def test_letters_of_old_encodings_are_told_by_the_language_they_make(tmp_path: Path, encoding: str, question: str) -> None:
     rows = [(question.format(number), question.format("x")) for number in range(5)]
     (tmp_path / "rows.csv").write_bytes(("question;answer\n" + "".join(f"{asked};{said}\n" for asked, said in rows)).encode(encoding))
     found = read(tmp_path / "rows.csv")
     assert learned(found) == rows
     assert found.facts.notes == [f"rows.csv is read as {encoding}. To correct wrong letters: --set dataset.encoding=NAME"]
+
+
+def test_a_few_words_of_another_language_tell_its_encoding_among_english_rows(tmp_path: Path) -> None:
+    said = ["Siparişim ne zaman gelecek, öğrenebilir miyim?", "Lütfen bana ulaşın, çünkü ürün kırık çıktı.", "Teşekkürler, iyi günler."]
+    rows = [(f"How do I say that in Turkish, number {number}?", f"Say: {said[number % 3]}") for number in range(30)]
+    plain = "".join(json.dumps({"question": f"How many are {n} and 1?", "answer": str(n + 1)}) + "\n" for n in range(5000))
+    told = "".join(json.dumps({"question": asked, "answer": answer}, ensure_ascii=False) + "\n" for asked, answer in rows)
+    (tmp_path / "rows.jsonl").write_bytes((plain + told).encode("cp1254"))
+    found = read(tmp_path / "rows.jsonl")
+    assert learned(found)[-30:] == rows
+    assert found.facts.notes == ["rows.jsonl is read as cp1254. To correct wrong letters: --set dataset.encoding=NAME"]
 
 
 WORDS = "Wo ist die Größe? Übergröße liegt für Sie bereit, schöne Grüße."

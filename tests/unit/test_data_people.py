@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from read_files import learned, read, workbook
 
+from finetune.data.stored import restored
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
@@ -184,28 +185,81 @@ def test_chatgpts_conversations_are_the_turns_that_a_person_sees(tmp_path: Path)
             ("assistant", "Hm.", "thoughts"),
             ("assistant", "See you."),
         ),
-        chatgpt(("user", "What is 2 + 2?"), ("assistant", "print(2 + 2)", "code", "python"), ("tool", "4"), ("assistant", "4.")),
         chatgpt(("user", "And you?"), ("assistant", "Well."), hidden="You are ChatGPT."),
     ]
     (tmp_path / "conversations.json").write_text(json.dumps(talks))
-    rows = read(tmp_path / "conversations.json", bad_rows=0.5)
+    rows = read(tmp_path / "conversations.json")
     assert learned(rows) == [("Hi", "Good day.", "Bye", "See you."), ("And you?", "Well.")]
-    assert [row.reason for row in rows.facts.skipped_rows] == [
-        "column mapping has a message of 'python'; known are system, user, assistant and tool"
+    assert {"title", "current_node", "mapping in older branches, thoughts and tools"} <= set(rows.facts.ignored_text)
+
+
+SUM = ("user", "What is 2 + 2?"), ("assistant", "Let me see."), ("assistant", "print(2 + 2)", "code", "python"), ("tool", "4")
+
+
+def test_what_chatgpt_answers_with_tools_pictures_and_files_is_read_and_not_learned(tmp_path: Path) -> None:
+    picture = chatgpt(("user", "?"), ("assistant", "A cat."), ("user", "Sure?"), ("assistant", "Yes."))
+    picture["mapping"]["1"]["message"]["content"] = {
+        "content_type": "multimodal_text",
+        "parts": [{"content_type": "image_asset_pointer", "asset_pointer": "file://1"}, "What is it?"],
+    }
+    heard = chatgpt(("user", "?"), ("assistant", "Good."))
+    parts = [{"content_type": "audio_transcription", "text": "How are you?"}, {"content_type": "audio_asset_pointer"}]
+    heard["mapping"]["1"]["message"]["content"] = {"content_type": "multimodal_text", "parts": parts}
+    file = chatgpt(("user", "What is in it?"), ("assistant", "A poem."))
+    file["mapping"]["1"]["message"]["metadata"] = {"attachments": [{"name": "a.pdf"}]}
+    talks = [
+        chatgpt(("user", "Hi"), ("assistant", "Hello!"), *SUM, ("assistant", "4."), ("user", "And 3 + 3?"), ("assistant", "6.")),
+        chatgpt(*SUM, ("assistant", "4.")),
+        picture,
+        heard,
+        file,
+        chatgpt(("user", "Hello?"), ("assistant", "Something went wrong.", "system_error")),
+        chatgpt(),
     ]
-    assert {"title", "current_node", "mapping beside the newest branch"} <= set(rows.facts.ignored_text)
-    (tmp_path / "tools.json").write_text(json.dumps([talks[0], *[talks[1]] * 3]))
-    with pytest.raises(BadRow, match=r"\(tools\.json line 1: column mapping has a message of 'python'"):
-        read(tmp_path / "tools.json")
+    (tmp_path / "conversations.json").write_text(json.dumps(talks))
+    rows = read(tmp_path / "conversations.json")
+    first, second = [restored(row)["messages"] for row in rows.dataset]
+    assert [(turn["content"], turn.get("learn", True)) for turn in first if turn["role"] == "assistant"] == [
+        ("Hello!", True),
+        ("Let me see.", False),
+        ("4.", False),
+        ("6.", True),
+    ]
+    assert [turn["content"] for turn in second] == ["How are you?", "Good."]
+    assert rows.facts.skipped == 0
+    rest = "rest on tools, pictures or files, which the text does not have"
+    assert f"Answers that {rest}, are read, and not learned (1 row)." in rows.facts.notes
+    for said in (f"3 rows are left out: its answers {rest}.", "nothing is answered in it.", "the conversation is empty."):
+        assert any(note.endswith(said) for note in rows.facts.notes), said
+
+
+def claude(*said: tuple[str, Any], **more: Any) -> dict[str, Any]:
+    turns = [{"uuid": "1", "sender": who, "text": "x", "content": content, **more} for who, content in said]
+    return {"uuid": "2", "name": "A chat", "chat_messages": turns}
+
+
+def part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
 
 
 def test_claudes_conversations_are_read(tmp_path: Path) -> None:
-    said = [
-        {"uuid": "1", "sender": who, "text": "x", "content": [{"type": "text", "text": text}]}
-        for who, text in (("human", "Hi"), ("assistant", "Hello!"))
+    plain = claude(("human", [part("Hi")]), ("assistant", [part("Hello!"), {"type": "token_budget"}]))
+    calls = [
+        part("I look."),
+        {"type": "tool_use", "name": "look", "input": {"for": "tea"}},
+        {"type": "tool_result", "name": "look", "content": [part("Green.")]},
+        part("It is green."),
     ]
-    (tmp_path / "conversations.json").write_text(json.dumps([{"uuid": "2", "name": "A chat", "chat_messages": said}] * 2))
-    assert learned(read(tmp_path / "conversations.json")) == [("Hi", "Hello!")] * 2
+    pasted = claude(("human", [part("What is it?")]), attachments=[{"file_name": "a.txt", "extracted_content": "A poem."}])
+    pasted["chat_messages"] += claude(("assistant", [part("A poem.")]))["chat_messages"]
+    (tmp_path / "conversations.json").write_text(
+        json.dumps([plain, claude(("human", [part("Tea?")]), ("assistant", calls)), pasted, claude()])
+    )
+    rows = read(tmp_path / "conversations.json")
+    assert learned(rows) == [("Hi", "Hello!"), ("Tea?", "I look.", "Green.", "It is green."), ("What is it?\n\nA poem.", "A poem.")]
+    assert [turn["role"] for turn in rows.dataset[1]["messages"]] == ["user", "assistant", "tool", "assistant"]
+    assert restored(rows.dataset[1])["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": {"for": "tea"}}
+    assert "1 row is left out: the conversation is empty." in rows.facts.notes
 
 
 # Columns that nobody knows.
@@ -242,6 +296,7 @@ def test_a_table_without_names_is_told_by_a_cell_that_is_in_other_rows_too(tmp_p
         (("text", "label"), "text", "label"),
         (("id", "question", "text"), "question", "text"),
         (("Review", "Sentiment"), "Review", "Sentiment"),
+        (("task_id", "text", "code"), "text", "code"),
     ],
 )
 def test_of_a_text_beside_a_label_or_a_question_it_is_said_how_to_learn_one_from_the_other(

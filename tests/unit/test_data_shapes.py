@@ -223,7 +223,7 @@ def test_a_shape_that_cannot_be_learned_is_refused_with_its_sentence(tmp_path: P
 def test_settings_are_not_rows(tmp_path: Path, settings: dict[str, Any]) -> None:
     (tmp_path / "a.json").write_text(json.dumps(settings))
     for look in (lambda: read(tmp_path, tmp_path / "a.json"), lambda: preview_source(DatasetSpec(source=str(tmp_path / "a.json")))):
-        with pytest.raises(DatasetError, match=r"which are settings, not rows|an empty object") as refused:
+        with pytest.raises(DatasetError, match=r"in which nothing looks like rows|an empty object") as refused:
             look()
         assert refused.value.message.startswith("a.json: no row can be used; for example line 1: ")
 

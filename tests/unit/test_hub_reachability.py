@@ -5,8 +5,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
+
+from finetune.hub import reachability
 
 ASK = (
     "import json, sys, time\n"
@@ -60,3 +67,56 @@ def test_a_password_in_the_endpoint_is_never_shown() -> None:
     seen = ask(HF_ENDPOINT="http://somebody:hunter2@127.0.0.1:9")
     assert seen["host"] == "127.0.0.1:9"
     assert "hunter2" not in seen["why"]
+
+
+LATER = (
+    "import json, sys, time\n"
+    "import datasets.config\n"
+    "import finetune\n"
+    "from finetune.hub import reachability as hub\n"
+    "from test_hub_reachability import listening\n"
+    "answers = [hub.hub_reachable()]\n"
+    "hub.ask_again(); answers.append(hub.hub_reachable())\n"  # too early
+    "with listening(int(sys.argv[1])):\n"
+    "    answers.append(hub.hub_reachable())\n"
+    "    hub.ASKED_AGAIN = 0\n"
+    "    finetune.LLMFineTuner(model='x/y'); answers.append(hub.hub_reachable())\n"
+    "from huggingface_hub import is_offline_mode\n"
+    "import os\n"
+    "print(json.dumps([answers, is_offline_mode(), datasets.config.HF_HUB_OFFLINE, 'HF_HUB_OFFLINE' in os.environ]))\n"
+)
+
+
+class Answering(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def listening(port: int) -> Iterator[None]:
+    server = HTTPServer(("127.0.0.1", port), Answering)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield
+    server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_connection_that_comes_back_is_used_by_the_next_run() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    clean = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    here = f"{Path(__file__).parent}{os.pathsep}{clean.get('PYTHONPATH', '')}"
+    told = {**clean, "HF_ENDPOINT": f"http://127.0.0.1:{port}", "PYTHONPATH": here}
+    done = subprocess.run([sys.executable, "-c", LATER, str(port)], capture_output=True, text=True, check=True, env=told)
+    assert json.loads(done.stdout) == [[False, False, False, True], False, False, False]
+
+
+def test_offline_mode_that_a_person_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(reachability, "ASKED_AGAIN", 0)
+    reachability.ask_again()
+    assert not reachability.hub_reachable()

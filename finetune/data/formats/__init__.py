@@ -7,9 +7,9 @@ becomes one turn with the role "text". What a format has, also for those that ot
 
     name: str                                   as in the registry
     title, summary: str                         what people read: "question and answer", and the columns it looks for
-    order: int                                  formats are tried from the lowest to the highest, the built-in ones have 7, 10, 20 ... 60,
-                                                and the first that matches wins: 5 comes before all of them, 55 before plain text, and one
-                                                without an order after it
+    order: int                                  formats are tried from the lowest to the highest, and the first that matches wins. Built-in
+                                                ones have 7, 10, 20, 25, 30 ... 60: 5 comes before all of them, 55 before plain text, and
+                                                one without an order after it
     columns: tuple[str, ...]                    the columns it reads; the others are reported as ignored
     matches(columns, sample) -> Format | None   a format ready to read rows with these columns
     to_messages(row) -> list[Message]           raises RowProblem for a record that cannot be used
@@ -22,6 +22,7 @@ becomes one turn with the role "text". What a format has, also for those that ot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -42,6 +43,7 @@ SHOWN_COLUMNS = 12
 LAST = 100
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
+NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
 PARTS = ("input", "inputs", "context", "system", "history")  # beside a prompt
 
 
@@ -110,8 +112,9 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
             hint=f"Say it: --set {_set('messages', chat)}",
         )
     prompt = find_column(columns, *PROMPTS)
-    texts = [column for column in columns if not any(isinstance(row.get(column), list | dict) for row in sample)]
-    example, other = [*dict.fromkeys([*filter(None, [prompt]), *wordy(columns, sample), *texts]), "NAME", "NAME"][:2]
+    texts = [name for name in columns if not any(isinstance(row.get(name), list | dict) for row in sample) and not NUMBER_OF.search(name)]
+    proposed = list(dict.fromkeys([*filter(None, [prompt]), *wordy(columns, sample), *texts])) or columns
+    example, other = [*proposed, "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
     if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):
         hint = f"Its first line may be a row, as {row!r} is in others too: put a line with names above it. {hint}"

@@ -11,9 +11,10 @@ from typing import Any
 
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, find_column, is_blank
+from finetune.data.formats.cells import Message, find_column, is_blank, is_learned
 from finetune.data.formats.tools import read_tools
-from finetune.data.rows import RowProblem
+from finetune.data.formats.tree import RESTS, is_tree
+from finetune.data.rows import NotWanted, RowProblem
 
 NAMES = ("messages", "conversations", "conversation", "chat", "chat_messages", "dialog", "dialogue", "contents", "mapping")
 
@@ -36,10 +37,15 @@ class Messages:
         return None if column is None else cls(column, Beside.find(columns, sample, [column], history=False))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        column = self.messages
-        messages = self.beside.before(row, turns.read_messages(row.get(column), column))
+        column, said = self.messages, row.get(self.messages)
+        tree = is_tree(said)
+        if said == [] or (tree and not turns.turns_of(said)):
+            raise NotWanted("the conversation is empty")
+        messages = self.beside.before(row, turns.read_messages(said, column))
         if all(turn["role"] != "assistant" or is_blank(turn) for turn in messages):
-            raise RowProblem(f"column {column} has no assistant message")
+            raise NotWanted("nothing is answered in it") if tree else RowProblem(f"column {column} has no assistant message")
+        if tree and not any(map(is_learned, messages)):
+            raise NotWanted(RESTS)
         return messages
 
     def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ KEYS = ("text", "value", "content", "input_text", "output_text", "string", "refu
 THOUGHTS = ("thinking", "reasoning", "reasoning_content", "thought")
 CALLS = ("tool_use", "tool_call", "function_call")
 RESULTS = ("tool_result", "function_call_output", "tool_response")
+UNSAID = ("token_budget", "flag")  # Claude's, about a message
 MEDIA = ("image", "img", "audio", "video", "picture", "speech", "file", "document", "media")  # in the names of types
 
 
@@ -49,17 +50,24 @@ def read_parts(value: Any, column: str) -> Said:
         media = kind if any(word in kind for word in MEDIA) else media_field(part)
         if media:
             raise RowProblem(f"column {column} has images, audio or video ({media}); only text can be trained on")
+        if kind in UNSAID:
+            continue
         if kind in THOUGHTS:
             reasoning.append(_text_of(part, (*THOUGHTS, *KEYS, "summary"), kind, column))
         elif kind in CALLS:
             calls += read_calls({**part, "id": part.get("id") or part.get("call_id")}, column)
-        elif kind in RESULTS:
+        elif is_result(part):
             results.append(_result(part, column))
         elif kind in TEXTS:
             texts.append(_text_of(part, KEYS, kind, column))
         else:
             raise RowProblem(f"column {column} has a part of type {kind!r}; only parts with text can be trained on")
     return Said("".join(texts) if texts else None, tuple(reasoning), tuple(calls), tuple(results))
+
+
+def is_result(part: Any) -> bool:
+    """Whether a part is what a tool gave back."""
+    return isinstance(part, dict) and str(part.get("type", part.get("content_type")) or "").lower() in RESULTS
 
 
 def _text_of(part: dict[str, Any], keys: tuple[str, ...], kind: str, column: str) -> str:

@@ -15,6 +15,8 @@ from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 
+BEST = ("correct_answer", "best_answer")  # beside wrong ones
+
 
 class QuestionAnswer:
     name = "question_answer"
@@ -30,7 +32,7 @@ class QuestionAnswer:
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
         question = find_column(columns, "question", "query", "problem", "q")
-        answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a")
+        answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a", *BEST)
         worked = find_column(columns, "solution")
         if worked is not None and answer is not None and _is_longer(worked, answer, sample):
             answer = worked  # and not the number at its end

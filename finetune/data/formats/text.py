@@ -13,8 +13,8 @@ from finetune.system.shell import quoted
 
 ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
-LABELS = ("label", "labels", "label_text", "class", "category", "sentiment", "intent", "emotion")  # that a text may have
-SPEAKERS = ("speaker", "user", "username", "sender", "sender_name", "from", "character")  # of a message
+LABELS = ("label", "labels", "label_text", "class", "category", "sentiment", "intent", "emotion", "code")  # of a text
+SPEAKERS = ("speaker", "author", "user", "username", "sender", "sender_name", "from", "character")  # of a message
 SAID = (
     "Each row is learned by itself: who says it (`{speaker}`) and what was said before are not. "
     "For a chat, put the turns of each conversation into one row, as `messages`."

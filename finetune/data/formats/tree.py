@@ -2,6 +2,8 @@
 
 branch({"a": {"message": None, "parent": None, "children": ["b"]}, "b": {"message": {...}, "parent": "a", "children": []}})
     ->  [{"role": "user", "content": {"content_type": "text", "parts": ["Hi"]}}]
+
+Answers that rest on what the text does not have (a search, a program that was run, a picture, a file) are read, and not learned.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 NODE = {"message", "parent", "children"}
-UNSEEN = ("thoughts", "reasoning_recap", "user_editable_context", "model_editable_context")  # kinds of content beside what is said
+UNSEEN = ("thoughts", "reasoning_recap", "user_editable_context", "model_editable_context", "system_error")  # kinds of content
+SAID = ("text", "multimodal_text")
+RESTS = "its answers rest on tools, pictures or files, which the text does not have"
+REST = "Answers that rest on tools, pictures or files, which the text does not have, are read, and not learned"
 
 
 def is_tree(value: Any) -> bool:
@@ -18,16 +23,31 @@ def is_tree(value: Any) -> bool:
 
 
 def branch(nodes: dict[Any, Any]) -> list[dict[str, Any]]:
-    """The turns that a person sees, from the first to the last: of several at one place the newest.
-
-    A call of a tool has the tool's name as its role: it is no answer to learn.
-    """
-    return [_turn(message) for message in _newest(nodes) if not _is_unseen(message)]
+    """The turns that a person sees, from the first to the last: of several at one place the newest. Calls of tools and results are none."""
+    turns: list[dict[str, Any]] = []
+    tools = files = False  # of the question, and from here on
+    for message in _newest(nodes):
+        if _is_unseen(message):
+            continue
+        if _is_tools(message):
+            tools = True
+            for turn in reversed(turns):
+                if turn["role"] == "user":
+                    break
+                turn["train"] = False  # "Let me look that up."
+            continue
+        turn = {"role": _role(message), "content": _words(message)}
+        if turn["role"] == "user":
+            tools, files = False, files or _has_files(message)
+        elif tools or files:
+            turn["train"] = False
+        turns.append(turn)
+    return turns
 
 
 def others(nodes: dict[Any, Any]) -> list[Any]:
-    """What the other messages say: those of older branches, and thoughts."""
-    shown = [message for message in _newest(nodes) if not _is_unseen(message)]
+    """What the other messages say: those of older branches, thoughts, and tools."""
+    shown = [message for message in _newest(nodes) if not _is_unseen(message) and not _is_tools(message)]
     left = [node["message"] for node in nodes.values() if not any(node["message"] is each for each in shown)]
     contents = [message.get("content") for message in left if isinstance(message, dict)]
     return [content.get("parts", content) for content in contents if isinstance(content, dict)]
@@ -46,10 +66,38 @@ def _newest(nodes: dict[Any, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def _turn(message: dict[str, Any]) -> dict[str, Any]:
-    author, to = message.get("author"), message.get("recipient")
-    role = author.get("role") if isinstance(author, dict) else author
-    return {"role": role if to in (None, "all") else to, "content": message.get("content")}
+def _role(message: dict[str, Any]) -> Any:
+    author = message.get("author")
+    return author.get("role") if isinstance(author, dict) else author
+
+
+def _kind(message: dict[str, Any]) -> Any:
+    content = message.get("content")
+    return content.get("content_type", "text") if isinstance(content, dict) else "text"
+
+
+def _is_tools(message: dict[str, Any]) -> bool:
+    """Whether it is a call of a tool, its result, or what a tool shows."""
+    return message.get("recipient") not in (None, "all") or _role(message) == "tool" or _kind(message) not in SAID
+
+
+def _parts(message: dict[str, Any]) -> list[Any]:
+    parts = message["content"].get("parts") if isinstance(message.get("content"), dict) else None
+    return parts if isinstance(parts, list) else []
+
+
+def _words(message: dict[str, Any]) -> Any:
+    """The content; beside pictures and sound only the words, be they written or heard."""
+    if _kind(message) == "text":
+        return message.get("content")
+    words = [part.get("text") if isinstance(part, dict) else part for part in _parts(message)]
+    return "\n".join(text for text in words if isinstance(text, str))
+
+
+def _has_files(message: dict[str, Any]) -> bool:
+    about = message.get("metadata")
+    shown = [part for part in _parts(message) if isinstance(part, dict) and "audio" not in str(part.get("content_type"))]
+    return bool(shown) or (isinstance(about, dict) and bool(about.get("attachments")))
 
 
 def _is_unseen(message: dict[str, Any]) -> bool:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import cycle, zip_longest
+from itertools import cycle, groupby, zip_longest
 from typing import Any
 
 from finetune.data.formats import flags
-from finetune.data.formats.cells import Message, as_text, is_empty
+from finetune.data.formats.cells import Message, as_text, is_empty, joined
 from finetune.data.formats.media import media_field
-from finetune.data.formats.parts import Said, read_parts
+from finetune.data.formats.parts import Said, is_result, read_parts
 from finetune.data.formats.tools import is_nothing, read_calls, result_text
-from finetune.data.formats.tree import branch, is_tree, others
+from finetune.data.formats.tree import REST, branch, is_tree, others
 from finetune.data.json_values import parsed
 from finetune.data.rows import ROLES_KNOWN, RowProblem
 
@@ -133,15 +133,19 @@ def assistant(text: str) -> Message:
 
 def remarks(value: Any, column: str) -> Iterator[str]:
     """What a person should know about how the turns are learned."""
+    if is_tree(value):
+        if any("train" in turn for turn in turns_of(value)):
+            yield REST
+        return
     for turn in turns_of(value):
         if isinstance(turn, dict) and len(turn) > 2 and any(map(flags.is_flag, turn)):
             yield from flags.remarks(turn, column, answer=bool(_pair(turn)) or role_of(turn) in ("assistant", "call"))
 
 
 def left_out(value: Any, column: str) -> Iterator[tuple[str, Any]]:
-    """What of the turns reaches no message: fields that are not read, and what is said after the last answer or in older branches."""
+    """What of the turns reaches no message: fields that are not read, what follows the last answer, older branches, tools."""
     if is_tree(tree := parsed(value)):
-        yield f"{column} beside the newest branch", others(tree)
+        yield f"{column} in older branches, thoughts and tools", others(tree)
     answered = False
     for turn in reversed(turns_of(value)):
         if answered and _bare(turn) is not None:
@@ -161,7 +165,8 @@ def _read_fields(turn: dict[str, Any], role: str | None) -> set[str]:
     read = {name for names in (SPEAKER, TEXT) for name in [_first(turn, names)[0]] if name}
     if role in ("assistant", "call"):
         read |= {"tool_calls", "function_call", _first(turn, REASONING)[0] or ""} | ({"name"} if role == "call" else set())
-    return read | ({"tool_call_id", "name"} if role == "result" else {"tools"} if role == "system" else set())
+    beside = {"result": {"tool_call_id", "name"}, "system": {"tools"}, "user": {"attachments"} if _attached(turn) else set()}
+    return read | beside.get(role or "", set())
 
 
 def _first(turn: dict[str, Any], names: tuple[str, ...]) -> tuple[str | None, Any]:
@@ -206,7 +211,28 @@ def _read_turn(turn: Any, column: str) -> Iterator[Message]:
     role = role_of(turn)
     if role is None:
         raise RowProblem(f"column {column} has a message {_by_whom(turn)}; {ROLES_KNOWN}")
-    yield from _results(turn, column) if role == "result" else _said(turn, role, column)
+    if role == "result":
+        yield from _results(turn, column)
+        return
+    for part in _between_results(turn, role):
+        yield from _said(part, role, column)
+
+
+def _between_results(turn: dict[str, Any], role: str) -> list[dict[str, Any]]:
+    """An answer that goes on after the results of its calls, as in the export of Claude, in pieces; any other turn as it is."""
+    name, content = _first(turn, TEXT)
+    runs = [list(run) for _, run in groupby(content, key=is_result)] if role == "assistant" and isinstance(content, list) else []
+    if name is None or len(runs) < 2:
+        return [turn]
+    later = {key: value for key, value in turn.items() if key not in (*REASONING, "tool_calls", "function_call")}
+    return [{**(later if number else turn), name: run} for number, run in enumerate(runs)]
+
+
+def _attached(turn: dict[str, Any]) -> list[str]:
+    """The texts of files that a person gave with a question, in the export of Claude."""
+    files = turn.get("attachments")
+    texts = [each.get("extracted_content") for each in files if isinstance(each, dict)] if isinstance(files, list) else []
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _read_pair(turn: dict[str, Any], asked: str, answered: str, column: str) -> Iterator[Message]:
@@ -228,11 +254,14 @@ def _said(turn: dict[str, Any], role: str, column: str) -> Iterator[Message]:
         calls = [*said.calls, *read_calls(turn.get("tool_calls"), column), *read_calls(turn.get("function_call"), column)]
     yield from said.results
     thought = "\n".join([*said.reasoning, *_reasoning(turn, column)])
-    if said.text is None and not calls and not thought.strip():
+    text = said.text
+    if role == "user" and (attached := _attached(turn)):
+        text = joined(text or "", attached)
+    if text is None and not calls and not thought.strip():
         if said.results:
             return
         raise RowProblem(f"column {column}.content is missing")
-    message: Message = {"role": "assistant" if role == "call" else role, "content": said.text or ""}
+    message: Message = {"role": "assistant" if role == "call" else role, "content": text or ""}
     if message["role"] == "assistant":
         if not flags.is_to_learn(turn, column):
             message["learn"] = False

@@ -12,6 +12,7 @@ from finetune.data.encoding import UNREADABLE
 from finetune.data.files import DataFile
 from finetune.data.readers.json_document import Window, read_document, read_list
 from finetune.data.readers.json_lines import parse_lines
+from finetune.data.readers.other_kind import check_kind
 from finetune.data.rows import Row, SkippedRow
 from finetune.recipe import DatasetSpec
 
@@ -20,7 +21,10 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     with file.open() as raw:
         # newline="\n": other line ends are legal inside JSON text written by careless tools
         window = Window(io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE, newline="\n"), file)
-        if window.next_sign() == "[":
+        sign = window.next_sign()
+        if sign == "<":
+            check_kind(window.text, file)
+        if sign == "[":
             yield from read_list(window)
         elif file.suffix == ".json":
             yield from read_document(window, spec)

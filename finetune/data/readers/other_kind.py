@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from finetune.data.files import DataFile
 from finetune.data.formats import is_known
@@ -19,10 +20,45 @@ JSON = re.compile(r"\s*(?:\[\s*)?\{\s*\"[^\"\n]{1,200}\"\s*:")
 DELIMITERS = "\t,;|"
 ANKI = "#separator:"
 NAMED = "Replace the lines that begin with # by one line of names, with the same separator between them, and rename it to end in .csv."
-SAID = re.compile(
-    r"[\u200e\u202a]?\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s?[AaPp]\.?\s?[Mm]\.?)?(?:\]| -) [^:\n]{1,60}: "
-)
+WHEN = r"[\u200e\u202a]?\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s?[AaPp]\.?\s?[Mm]\.?)?"
 LINES, FEWEST, FEWEST_OF_A_TABLE = 40, 3, 10  # judged, and needed for a chat or a table
+RTF = "{\\rtf"
+MARKUP = re.compile(r"\s*<(?:!doctype html|html|\?xml|mediawiki)\b", re.IGNORECASE)
+
+
+LEAVE = "Remove them if they are not wanted."
+
+
+class Look(NamedTuple):
+    """What a text is of whose first lines, but for blank ones, a `share` is of that form; what is learned with it, and what helps."""
+
+    line: re.Pattern[str]
+    share: float
+    what: str
+    along: str
+    instead: str
+
+
+PAGE = Look(MARKUP, 0, "a web page or XML", "its tags", "For its words alone, open it in a browser and save it as text.")
+LOOKS = (
+    Look(
+        re.compile(WHEN + r"(?:(?:\]| -) [^:\n]{1,60}: |\] [^:\n]{1,60}$)"),
+        0.3,
+        "a chat",
+        "the times and names",
+        "To learn what one person answers, make rows of chat messages.",
+    ),
+    Look(re.compile(r"(?:\d+:)?\d\d:\d\d[.,]\d{3} --> "), 0.2, "subtitles", "the numbers and times", LEAVE),
+    Look(re.compile(r"={10}$"), 0.2, "highlights from a Kindle", "titles, places and dates", LEAVE),
+    Look(
+        re.compile(r"(?:From|To|Cc|Subject|Date|Message-ID|Received|Content-Type): "),
+        0.3,
+        "mails",
+        "their headers",
+        "To learn the answers, make rows of prompt and completion.",
+    ),
+)
+SAMPLE = 1 << 16  # characters that readers hand over, at most
 LONGEST_NAME = 40  # characters of a column's name, in a line that is taken for a header
 AS_TEXT = "To learn each line as it stands: --set dataset.text_as=line"  # a document would be a single row
 
@@ -38,6 +74,10 @@ def check_kind(sample: str, file: DataFile) -> None:
         raise UnknownFormat(
             f"{file.name} has notes of Anki, whose columns have no names.", hint=f"{NAMED} {AS_TEXT}" if file.kind.prose else NAMED
         )
+    if file.kind.prose and sample.startswith(RTF):
+        raise UnknownFormat(f"{file.name} is a document of a word processor (RTF), not text.", hint="Open it and save it as plain text.")
+    if not file.kind.prose and MARKUP.match(sample):
+        raise web_page(file)
     if JSON.match(sample):
         hint = "Rename it to end in .jsonl (one object per line) or .json (one list)."
         raise UnknownFormat(f"{file.name} has records in JSON.", hint=f"{hint} {AS_TEXT}" if file.kind.prose else hint)
@@ -49,18 +89,35 @@ def check_kind(sample: str, file: DataFile) -> None:
         raise UnknownFormat(f"{file.name} has a table, whose columns have no names.", hint=hint)
 
 
-def is_chat_log(sample: str) -> bool:
-    """Whether a text begins with the lines of a chat, each with its time and who said it, as in [12/03/24, 09:15:02] Ann: Hello."""
+def web_page(file: DataFile) -> UnknownFormat:
+    return UnknownFormat(
+        f"{file.name} is a web page or XML, not data.",
+        hint="If it was downloaded, open it: it may say why the data were not there, or ask you to sign in.",
+    )
+
+
+def looks_like(sample: str, name: str) -> str | None:
+    """What a person should know about a text that is learned as it stands though it has more than running text; None where it has not."""
     lines = [line for line in sample.splitlines()[:LINES] if line.strip()]
-    said = sum(SAID.match(line) is not None for line in lines)
-    return said >= FEWEST and 2 * said >= len(lines)
+    found = PAGE if MARKUP.match(sample) else None
+    for look in LOOKS if found is None else ():
+        alike = sum(look.line.match(line) is not None for line in lines)
+        if alike >= FEWEST and alike >= look.share * len(lines):
+            found = look
+    return None if found is None else f"{name} looks like {found.what}, and is learned as it stands, with {found.along}. {found.instead}"
 
 
 def _is_table_of_tabs(sample: str) -> bool:
-    """Whether every line of the first ones has the same number of tabs inside, as pairs of sentences in two languages have."""
-    lines = sample.splitlines()[:LINES]
-    tabs = {line.strip().count("\t") for line in lines}
-    return len(lines) >= FEWEST_OF_A_TABLE and len(tabs) == 1 and tabs != {0}
+    """Whether each line has as many tabs inside, as pairs of sentences in two languages have.
+
+    Tabs that lie together are there for the looks, and those behind "Ann:" are of a conversation.
+    """
+    lines = [line.strip() for line in sample.splitlines()]
+    lines = lines[:-1] if len(sample) >= SAMPLE else lines  # the last one may be cut
+    tabs = {line.count("\t") for line in lines}
+    cells = [line.partition("\t")[0] for line in lines]
+    loose = sum("\t\t" in line or cell.endswith(":") for line, cell in zip(lines, cells, strict=True))
+    return len(lines) >= FEWEST_OF_A_TABLE and len(tabs) == 1 and tabs != {0} and 2 * loose < len(lines)
 
 
 def _header(sample: str) -> Sequence[str]:

@@ -14,7 +14,7 @@ from itertools import chain, islice
 
 from finetune.data.encoding import UNREADABLE, lines_of, whole_of
 from finetune.data.files import DataFile
-from finetune.data.readers.other_kind import check_kind, is_chat_log
+from finetune.data.readers.other_kind import check_kind, looks_like
 from finetune.data.rows import Row, SkippedRow
 from finetune.foreign import LINE
 from finetune.recipe import DatasetSpec
@@ -26,10 +26,6 @@ TITLE = {".txt": re.compile(r"\s*= [^=\n]+ =\s*(\n|$)"), ".md": re.compile(r"\s*
 SAMPLE = 1 << 16
 FRONT_MATTER = re.compile(r"---[ \t]*\n[\w-]+:.*\n(?:(?:[\w-]+:|[ \t]|-|#).*\n|\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
 FRONT = "What stands between --- above the text of Markdown files is not learned. To learn it too: --set dataset.text_as=document"
-CHAT = (
-    "{name} looks like a chat, and is learned as it stands, with the times and names. "
-    "To learn what one person answers, make rows of chat messages."
-)
 
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
@@ -41,8 +37,8 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     with file.open() as raw, io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE) as begin:
         sample = begin.read(SAMPLE)
     check_kind(sample, file)
-    if is_chat_log(sample):
-        file.remarks.append(CHAT.format(name=file.name))
+    if said := looks_like(sample, file.name):
+        file.remarks.append(said)
     above = _front_matter(sample) if file.suffix == ".md" else 0
     if above:
         file.remarks.append(FRONT)

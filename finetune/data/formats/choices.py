@@ -1,0 +1,152 @@
+"""Multiple choice: a question, its choices in a list or in columns of their own, and which is right, as a number, a letter or its text.
+
+{"question": "The capital of Norway?", "choices": ["Rome", "Oslo"], "answer": 1}
+{"question": "The capital of Norway?", "A": "Rome", "B": "Oslo", "answer": "B"}
+    ->  "The capital of Norway?\\n\\nA. Rome\\nB. Oslo"  and  "B. Oslo"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from finetune.data.formats.beside import NOTHING, Beside
+from finetune.data.formats.cells import Message, as_text, find_column, is_empty, joined, optional_text
+from finetune.data.formats.turns import assistant, user
+from finetune.data.json_values import parsed
+from finetune.data.rows import RowProblem
+from finetune.errors import UnknownFormat
+
+QUESTIONS = ("question", "question_stem", "stem", "query", "problem", "prompt", "sentence", "goal", "ctx", "q")
+GIVEN = ("context", "passage", "article", "premise")
+LISTS = ("choices", "options", "endings", "candidates", "answer_choices")
+RIGHT = ["answer", "answerkey", "answer_key", "answer_idx", "answer_index", "label", "correct", "correct_answer", "correct_option"]
+RIGHT += ["correct_choice", "correct_index", "right_answer", "target", "gold", "cop"]
+COLUMN = re.compile(r"(option|choice|ending|opt|op|sol|)[ _]?([a-j]|\d)", re.IGNORECASE)
+Choices = dict[str, str]  # by what each is called: A, B, ...
+
+
+class MultipleChoice:
+    name = "multiple_choice"
+    title = "multiple choice"
+    summary = "question, choices, and which is right, by number, letter or text (MMLU, ARC)"
+    order = 25
+
+    def __init__(
+        self, question: str, choices: Sequence[str], right: str, first: int | None, given: str | None = None, beside: Beside = NOTHING
+    ) -> None:
+        """`first` is what numbers count from, None where the texts of the choices are given."""
+        self.question, self.choices, self.right, self.first, self.given, self.beside = question, choices, right, first, given, beside
+        named = (*beside.before_it, given, question, *choices, right)
+        self.columns = tuple(column for column in named if column is not None)
+        self.note = "Each question is followed by its choices, and the right one is learned with its letter."
+
+    @classmethod
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> MultipleChoice | None:
+        question, listed = find_column(columns, *QUESTIONS), find_column(columns, *LISTS)
+        choices = [listed] if listed is not None else _of_columns(columns)
+        if question is None or not choices:
+            return None
+        given = find_column([column for column in columns if column != question], *GIVEN)
+        free = [column for column in columns if column not in (question, given, *choices)]
+        for right in [column for name in RIGHT if (column := find_column(free, name)) is not None]:
+            beside = Beside.find(columns, sample, [question, given, right, *choices])
+            found = cls(question, choices, right, _first(right, choices, sample), given, beside)
+            if 2 * sum(found.answer(row) is not None for row in sample) >= len(sample):
+                return found
+        return None
+
+    def answer(self, row: Mapping[str, Any]) -> str | None:
+        """What the right choice of a row is called; None where nothing says it."""
+        choices, said = _choices(row, self.choices), row.get(self.right)
+        if said is None or isinstance(said, bool | list | dict):
+            return None
+        text = str(said).strip()
+        bare = text.strip("().: ").upper()
+        same = [name for name, choice in choices.items() if choice.strip().casefold() == text.casefold()]
+        if self.first is None:
+            return same[0] if len(same) == 1 else None
+        if bare in choices:
+            return bare
+        if (number := _number(said)) is not None:
+            return list(choices)[number - self.first] if 0 <= number - self.first < len(choices) else None
+        by_column = {column.lower(): letter for column, letter in zip(self.choices, ascii_uppercase, strict=False)}
+        return same[0] if len(same) == 1 else by_column.get(text.lower())
+
+    def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        choices, right = _choices(row, self.choices), self.answer(row)
+        if right is None:
+            raise RowProblem(f"column {self.right} has {str(row.get(self.right))[:40]!r}, which is none of the choices")
+        listed = "\n".join(f"{name}. {text}" for name, text in choices.items())
+        asked = joined("", [*optional_text(row, self.given), as_text(row.get(self.question), self.question), listed])
+        return self.beside.before(row, [user(asked), assistant(f"{right}. {choices[right]}")])
+
+
+def _of_columns(columns: Sequence[str]) -> list[str]:
+    """Columns called A, B, C or option1, option2 and the like, at least two that follow each other; none if there are none."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for column in columns:
+        if (named := COLUMN.fullmatch(column.strip())) and (named[1] or named[2].isalpha()):
+            found.setdefault(named[1].lower(), []).append((named[2].lower(), column))
+    for names in map(sorted, found.values()):
+        signs = "".join(sign for sign, _ in names)
+        if len(signs) > 1 and signs in "abcdefghij" + "0123456789" and signs[0] in "a01":
+            return [column for _, column in names]
+    return []
+
+
+def _choices(row: Mapping[str, Any], columns: Sequence[str]) -> Choices:
+    """The choices of a row; none where there are fewer than two."""
+    cells = [row.get(column) for column in columns]
+    if len(columns) > 1:
+        found = {letter: str(cell) for letter, cell in zip(ascii_uppercase, cells, strict=False) if not is_empty(cell)}
+    else:
+        found = _listed(parsed(cells[0]))
+    return found if len(found) > 1 else {}
+
+
+def _listed(cell: Any) -> Choices:
+    """["a", "b"], {"text": ["a", "b"], "label": ["A", "B"]}, [{"label": "A", "text": "a"}, ...] or {"A": "a", "B": "b"}."""
+    if isinstance(cell, list) and cell and all(isinstance(each, dict) and {"label", "text"} <= each.keys() for each in cell):
+        cell = {"text": [each["text"] for each in cell], "label": [each["label"] for each in cell]}
+    if isinstance(cell, dict) and isinstance(texts := cell.get("text"), list) and isinstance(names := cell.get("label"), list):
+        return {str(name).upper(): str(text) for name, text in zip(names, texts, strict=False)}
+    if isinstance(cell, dict) and all(isinstance(text, str | None) for text in cell.values()):
+        return {str(name).strip().upper(): text for name, text in cell.items() if text}
+    if isinstance(cell, list) and len(cell) <= len(ascii_uppercase) and not any(isinstance(text, list | dict) for text in cell):
+        found = {letter: str(text) for letter, text in zip(ascii_uppercase, cell, strict=False)}
+        lettered = all(re.match(rf"\(?{letter}[).:]", text) for letter, text in found.items())  # "A) 21"
+        return {letter: re.sub(r"^\(?[A-Z][).:]\s*", "", text) if lettered else text for letter, text in found.items()}
+    return {}
+
+
+def _first(right: str, choices: Sequence[str], sample: Sequence[dict[str, Any]]) -> int | None:
+    """Whether numbers count from 0 or 1: one that is 0, or as many as there are choices, says it, or else the names of the columns.
+
+    None where all answers are texts of choices, be they numbers. Raises UnknownFormat where nothing says it.
+    """
+    found = [_choices(row, choices) for row in sample]
+    if sample and all(str(row.get(right)).strip() in map(str.strip, each.values()) for row, each in zip(sample, found, strict=True)):
+        return None
+    numbers = [(number, len(each)) for row, each in zip(sample, found, strict=True) if (number := _number(row.get(right))) is not None]
+    if any(number == 0 for number, _ in numbers):
+        return 0
+    if any(0 < number == count for number, count in numbers) or (len(choices) > 1 and choices[0].strip().endswith("1")):
+        return 1
+    if any(0 < number < count and str(number) not in each for (number, count), each in zip(numbers, found, strict=False)):
+        raise UnknownFormat(
+            f"The column {right} says by numbers which choice is right, and they may count from 0 or from 1.",
+            hint="Write the letters of the choices (A, B ...) in their place, or their texts.",
+        )
+    return 0
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    text = str(value).strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 3 else None
