@@ -44,8 +44,8 @@ EXIT, BOTH, NEW, REMEMBER, HELP = "/exit", "/both", "/new", "/remember", "/help"
 SAME = {"/quit": EXIT, "/reset": NEW, "/clear": NEW, "/?": HELP}
 COMMANDS = {
     NEW: "start a new chat: what was said is forgotten (/reset does the same)",
-    REMEMBER: "the model sees what was said before, or no longer",
-    BOTH: "the model it came from answers too, or no longer",
+    REMEMBER: "switch on or off whether the model sees what was said before",
+    BOTH: "switch on or off whether the model it came from answers too",
     HELP: "this list",
     EXIT: "end the chat",
 }

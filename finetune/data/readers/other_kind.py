@@ -24,7 +24,7 @@ SAID = re.compile(
 )
 LINES, FEWEST, FEWEST_OF_A_TABLE = 40, 3, 10  # judged, and needed for a chat or a table
 LONGEST_NAME = 40  # characters of a column's name, in a line that is taken for a header
-AS_TEXT = "To learn each line as it stands: --set dataset.text_as=line"  # a document would be a single row
+AS_TEXT = "To learn each line as it is: --set dataset.text_as=line"  # a document would be a single row
 
 
 def check_kind(sample: str, file: DataFile) -> None:

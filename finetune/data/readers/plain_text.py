@@ -25,10 +25,9 @@ HEADING = {".txt": re.compile(r"\s*(= )+[^=\n]+( =)+\s*"), ".md": re.compile(r"\
 TITLE = {".txt": re.compile(r"\s*= [^=\n]+ =\s*(\n|$)"), ".md": re.compile(r"\s*# ")}  # of the first level
 SAMPLE = 1 << 16
 FRONT_MATTER = re.compile(r"---[ \t]*\n[\w-]+:.*\n(?:(?:[\w-]+:|[ \t]|-|#).*\n|\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
-FRONT = "What stands between --- above the text of Markdown files is not learned. To learn it too: --set dataset.text_as=document"
+FRONT = "The front matter of Markdown files (between two lines of ---) is not learned. To learn it too: --set dataset.text_as=document"
 CHAT = (
-    "{name} looks like a chat, and is learned as it stands, with the times and names. "
-    "To learn what one person answers, make rows of chat messages."
+    "{name} looks like a chat, and is learned as it is, with times and names. To learn what one person answers, make rows of chat messages."
 )
 
 
