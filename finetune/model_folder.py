@@ -191,7 +191,8 @@ def adapter_base(folder: Path) -> str:
     server = _server(base)
     if server and server != _server(str(folder.resolve())):
         raise ModelError(
-            f"The adapter in {folder} names a base model on another machine, {base}.", hint="Copy that model, and name it there."
+            f"The adapter in {folder} names a base model on another machine, {base}.",
+            hint="Copy that model to this machine, and put its path into adapter_config.json.",
         )
     return f"{base}@{revision}" if isinstance(revision, str) and revision and not Path(base).exists() else base
 

@@ -53,9 +53,9 @@ class RuntimeOptions:
         if self.shard not in ("auto", "yes", "no"):
             raise BadInput(f"There is no way to shard called {self.shard!r}.", hint="It is auto, yes or no.")
         if self.nodes > 1 and not re.fullmatch(r".+:\d+", self.rendezvous or ""):
-            raise BadInput("Several nodes need a place to meet.", hint="--rdzv HOST:PORT, with the name and a free port of the first node")
+            raise BadInput("Several nodes need a rendezvous address.", hint="--rdzv HOST:PORT: the name and a free port of the first node")
         if self.nodes == 1 and self.rendezvous:
-            raise BadInput("One node meets nobody.", hint="Say how many there are, for example --nodes 2, or leave --rdzv out.")
+            raise BadInput("--rdzv is for several nodes.", hint="Say how many there are, for example --nodes 2, or leave --rdzv out.")
         if not 0 <= self.node_rank < self.nodes:
             raise BadInput(
                 f"There is no node {self.node_rank} of {self.nodes}: they are counted from 0.", hint="--node-rank 0 is the first"

@@ -47,7 +47,7 @@ def generate_answers(
     lengths = [len(prompt) for prompt in prompts]
     order = batches(lengths, max_new_tokens, key_value_bytes(model))
     if not pads_safely(model, prompts, pad):
-        reporter.report(Notice(f"{type(inner).__name__} answers differently beside padding, so it answers one prompt at a time."))
+        reporter.report(Notice(f"{type(inner).__name__} gives other answers with padding, so it answers one prompt at a time."))
         order = [[row] for batch in order for row in batch]
     with greedy(inner, stops, pad=pad, max_new_tokens=max_new_tokens):
         for batch in order:

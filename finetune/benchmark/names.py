@@ -179,7 +179,7 @@ def _decided(each: Mapping[str, Any]) -> str:
     """What was kept in a round after which it was decided whether another follows."""
     if "kept" not in each:
         return ""
-    return f"; keeps {share(each['kept'])} of its teacher on the rows to decide by{', the result' if each.get('result') else ''}"
+    return f"; keeps {share(each['kept'])} of its teacher on the validation rows{', the result' if each.get('result') else ''}"
 
 
 def own_answers(scores: Mapping[str, Any]) -> str | None:

@@ -65,6 +65,7 @@ MEANT = {  # what people type for a command whose name is not like it
     "train": "run",
     "version": "--version",
 }
+NAMED = {"--on": "engines", "--from": "importers"}  # options whose values the registry knows
 FUNCTIONS = {"import": "import_config"}  # of a command whose name is no name for a function
 
 
@@ -78,14 +79,14 @@ def _number(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is neither auto nor a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text} is neither auto nor a number of 1 or more")
     return int(text)
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "recipe": {"metavar": "RECIPE", "help": "a YAML file, such as the run/recipe.yaml of an earlier run"},
     "output_dir": {"metavar": "OUTPUT_DIR", "help": "the folder of a run"},
-    "config": {"metavar": "FILE", "help": "a YAML file of that program"},
+    "config": {"metavar": "FILE", "help": "the other program's YAML file"},
     "models": {
         "metavar": "MODEL",
         "nargs": "+",
@@ -119,7 +120,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "--output-dir": {"metavar": "DIR", "help": "folder for the model and all records"},
     "--json": {"action": "store_true", "help": "one JSON object on stdout, the rest on stderr"},
-    "--examples": {"action": "store_true", "help": "with --json: also rows and answers, which are left out of it otherwise"},
+    "--examples": {"action": "store_true", "help": "with --json: include rows and answers"},
     "--measure": {"action": "store_true", "help": "make a few real steps first, at most 20 seconds, and base the plan on them"},
     "--both": {"action": "store_true", "help": "the model it came from answers too; /both switches this on and off during the chat"},
     "--to": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-merged)"},
@@ -132,18 +133,23 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--limit": {
         "metavar": "NUMBER",
         "type": float,
-        "help": "how far the file may be from the model, if not as usual: KL divergence; for f16 of a log-probability, for onnx of a logit",
+        "help": "how far the file may differ from the model, if not the default: in KL divergence; f16: in a log-probability; "
+        "onnx: in a logit",
     },
     "--output": {"metavar": "FILE", "help": "the recipe file to write (default: print it)"},
     "recipes --output": {"metavar": "FILE", "help": "the file to write (default: NAME.yaml)"},
-    "--overwrite": {"action": "store_true", "help": "write the file even if there is one of that name"},
-    "--from": {"metavar": "SOURCE", "dest": "source", "help": "whose file it is, axolotl or llama-factory (default: told by its keys)"},
+    "--overwrite": {"action": "store_true", "help": "overwrite an existing file"},
+    "--from": {
+        "metavar": "SOURCE",
+        "dest": "source",
+        "help": "the program that it belongs to, one of the names below (default: recognised by its keys)",
+    },
     "--repo": {"metavar": "USER/NAME", "required": True, "help": "the repository to create or update"},
     "--public": {"action": "store_true", "help": "visible to everyone"},
-    "--gguf": {"action": "store_true", "help": "also the .gguf files that were exported from it"},
+    "--gguf": {"action": "store_true", "help": "upload its exported .gguf files too"},
     "--device": {"metavar": "DEVICE", **_one_of("where to compute", "auto", "cpu", "cuda", "mps")},
     "--dtype": {"metavar": "DTYPE", **_one_of("precision", "auto", "float32", "bfloat16", "float16")},
-    "--trust-remote-code": {"action": "store_true", "help": "run the code of a model: only if you trust it"},
+    "--trust-remote-code": {"action": "store_true", "help": "run Python code that comes with the model: only if you trust it"},
     "--nproc": {
         "metavar": "N",
         "type": _number,
@@ -160,10 +166,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "machines that train together; run the same command on each (default: 1)",
     },
     "--node-rank": {"metavar": "K", "type": int, "default": 0, "help": "the number of this machine, from 0 (default: 0, which reports)"},
-    "--rdzv": {"metavar": "HOST:PORT", "help": "where the machines meet: the name and a free port of number 0"},
+    "--rdzv": {"metavar": "HOST:PORT", "help": "the rendezvous address: name and a free port of machine 0"},
     "--shard": {
         "metavar": "WHEN",
-        **_one_of("cut the weights into a part for each GPU; auto: where one has no room for all of them", "auto", "yes", "no"),
+        **_one_of("shard the weights over the GPUs; auto: if one GPU has no room for all of them", "auto", "yes", "no"),
     },
     "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},
     "--no-color": {"action": "store_true", "help": "no colours; NO_COLOR=1 does the same"},
@@ -210,7 +216,8 @@ class Parser(argparse.ArgumentParser):
         if "--yes" in takes:
             return _overview(self.prog)
         parts = ("benchmark",) if "--data" in takes else ()
-        return super().format_help() + (_choices(*parts) if "--set" in takes else _kinds() if "--to-dir" in takes else "")
+        told = _choices(*parts) if "--set" in takes else _kinds() if "--to-dir" in takes else ""
+        return super().format_help() + told + "".join(_names(option) for option in NAMED if option in takes)
 
 
 def parser() -> Parser:
@@ -281,6 +288,13 @@ def _kinds() -> str:
     from finetune.export.kinds import DEFAULT, KINDS
 
     return f"\nKinds: {', '.join(exporters())}\nTypes of gguf: {', '.join(KINDS)} (default {DEFAULT})\n"
+
+
+def _names(option: str) -> str:
+    """What an option can be, with what other packages add."""
+    from finetune import registry
+
+    return f"\nNames for {option}: {', '.join(registry.names(NAMED[option]))}\n"
 
 
 def _choices(*of_parts: str) -> str:

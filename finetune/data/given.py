@@ -72,7 +72,7 @@ def records(given: Any) -> list[dict[str, Any]]:
         given = map(given.__getitem__, range(len(given)))
     found = [_record(row, number) for number, row in enumerate(given, start=1)]
     if not found:
-        raise EmptyDataset("There are no rows in what was given.", hint=ROW)
+        raise EmptyDataset("The data contains no rows.", hint=ROW)
     return found
 
 
@@ -171,7 +171,7 @@ def _record(row: Any, number: int) -> dict[str, Any]:
             return {"messages": [dict(turn) for turn in row]}
         if len(row) == 2 and all(isinstance(part, str) for part in row):
             return {"prompt": row[0], "completion": row[1]}
-    raise DatasetError(f"Row {number} is of type {type(row).__name__}, which is no row.", hint=ROW)
+    raise DatasetError(f"Row {number} is of type {type(row).__name__}, which is not a row.", hint=ROW)
 
 
 def _plain(value: Any) -> Any:
@@ -180,4 +180,4 @@ def _plain(value: Any) -> Any:
         return value.tolist() if hasattr(value, "tolist") else value.isoformat()
     if isinstance(value, Number | os.PathLike | UUID | timedelta):
         return str(value)
-    raise DatasetError(f"A row has a value of type {type(value).__name__}, which is no text.", hint="Leave it out, or turn it into text.")
+    raise DatasetError(f"A row has a value of type {type(value).__name__}, which is not text.", hint="Leave it out, or turn it into text.")

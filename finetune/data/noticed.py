@@ -28,16 +28,16 @@ SENTENCES = {
     ENDED: "{rows} already had the token that ends a text or an answer; each has one end.",
     EMPTY: "{rows} had an empty answer before another one: it is read, but not learned.",
     MUTED: "{rows} had an answer that is marked as not to be learned: it is read, but has no loss.",
-    JOINED: "{rows} had neighbouring turns of one role, or a system message in the middle, which the model's chat template does not take: "
-    "they are joined by a blank line.",
-    SYSTEM: "The model's chat template takes no system message: in {rows} it is put before the first question.",
-    THOUGHT: "The model's chat template takes no reasoning: in {rows} it is left out.",
+    JOINED: "{rows} had neighbouring turns of one role, or a system message in the middle, which the model's chat template does not "
+    "accept: they are joined by a blank line.",
+    SYSTEM: "The model's chat template accepts no system message: in {rows} it is put before the first question.",
+    THOUGHT: "The model's chat template accepts no reasoning: in {rows} it is left out.",
     REWRITTEN: "The model's chat template leaves out or changes some text in {rows}, such as earlier reasoning.",
     UNOPENED: "In {rows} the answer does not follow the prompt that the model's chat template writes; other programs will ask differently.",
     CONTROL: "{rows} had control tokens of the model inside a message, such as {token} ({place}): they are read as ordinary text. "
     "Rows that were rendered beforehand belong in one column of text.",
     FOREIGN: "{rows} had control tokens of another model, such as {token} ({place}): to this model they are ordinary text.",
-    HTML: "{rows} had HTML, such as {token} ({place}): the model reads and learns it as it stands.",
+    HTML: "{rows} had HTML, such as {token} ({place}): the model reads and learns it as it is.",
     IN_TEXT: "{rows} of plain text had control tokens of the model inside, such as {token} ({place}): they are read as control tokens.",
 }
 UNBROKEN = "This tokenizer cannot read {count} of them as text: they are control tokens to the model."

@@ -24,7 +24,7 @@ from finetune.recipe.settings import TEACHER
 from finetune.runtime import RuntimeOptions
 
 # What only some models can be taught; which one it will be is not known yet.
-THINKS = "Reasoning is learned if the model's chat template takes it; if not, it is left out, and the plan says so."
+THINKS = "Reasoning is learned if the model's chat template accepts it; if not, it is left out, and the plan says so."
 USES_TOOLS = "Tool calls are learned if the model's chat template writes them; if not, such rows cannot be used, and the plan says so."
 
 

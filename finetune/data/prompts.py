@@ -85,6 +85,6 @@ def read_prompts(spec: DatasetSpec, tokenizer: Any, *, seed: int, runtime: Runti
     """The prompts of `spec.source`; raises the DatasetError that states what is wrong."""
     rows = read_rows(spec, runtime, reporter, prompts=True)
     if rows.facts.format == "tokenized":
-        said = f"{rows.facts.origin} has rows of tokens, which are no prompts for a teacher."
+        said = f"{rows.facts.origin} has tokenised rows, which cannot prompt a teacher."
         raise UnknownFormat(said, hint="Give rows of text, or leave out dataset.answers.")
     return Prompts(rows, tokenizer, seed, spec.max_length // 2)

@@ -167,7 +167,7 @@ ROLES_KNOWN = "known are system, user, assistant and tool"
 def _way_out(reason: str) -> str:
     """What a person can do about a row that cannot be used."""
     if reason.endswith(ROLES_KNOWN):
-        return "Say who is who: the role assistant is learned, and the others are user."
+        return "Give every message a role: assistant for answers to learn, user for the rest."
     if "only text can be trained on" in reason:
         return "Give rows of text without images, audio or video."
     if reason.endswith("not valid Unicode"):

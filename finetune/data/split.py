@@ -23,7 +23,7 @@ BATCH = 1000
 NEARLY_NONE, FEW = 0.05, 20
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
 MEASURED = 50  # rows of another split, or more by `held_out`: as many as the benchmark answers
-DECIDING = {"rounds": 50, "steps": 100}  # most rows to decide by: after a round every student answers them, at a step they are only read
+DECIDING = {"rounds": 50, "steps": 100}  # most validation rows: after a round every student answers them, at a step they are only read
 CUT = {
     "auto": "Text is cut at its paragraphs: put blank lines between them.",
     "line": "Each line of text is a row.",
@@ -44,7 +44,7 @@ _Parts = tuple[np.ndarray, np.ndarray, int]  # for training, for the benchmark, 
 class Division:
     """Row numbers into `rows` (train) and into `held_out_rows`; the counts are for the report.
 
-    `deciding` are rows to decide by, a third part: nothing of them is trained on or reported. `groups` has a number for each held-out
+    `deciding` are validation rows, a third part: nothing of them is trained on or reported. `groups` has a number for each held-out
     row, the same for rows of one conversation or prompt.
     `by` is empty where rows held out at random are new by row and prompt; else what was kept apart instead, a key of NOTES.
     """
@@ -153,7 +153,7 @@ def with_deciding(division: Division, rows: Rows, seed: int, between: str = "rou
         return division
     if not len(deciding) or not len(train):
         raise EmptyDataset(
-            f"{rows.facts.origin} has too few different prompts to decide by some of them after each round.",
+            f"{rows.facts.origin} has too few different prompts to set some aside for validation.",
             hint="Give more rows, or list the rounds and leave out distillation.until.",
         )
     return replace(division, train=train, deciding=deciding)

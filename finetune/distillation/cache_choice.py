@@ -75,7 +75,7 @@ def choose_cache(
         passed.append(f"no {name} cache because {problem}" if problem else f"a {name} cache would need {size(of_all[name])}")
     needed = min(of_all[name] for name in signals if problems[name] is None)
     return CacheChoice(
-        "none", 0, f"no cache, the teacher stays in memory: {size(needed)} are needed and {size(max(room, 0))} of disk are free"
+        "none", 0, f"no cache, the teacher stays in memory: {size(needed)} is needed and {size(max(room, 0))} of disk is free"
     )
 
 
@@ -88,5 +88,5 @@ def signals_for(spans: bool) -> dict[str, Signal]:
 def problem_of(signal: Signal, student: Head, objective: str, features: FeaturesSpec | None) -> str | None:
     """Why a run cannot learn from a signal, as half a sentence, or None."""
     if features is not None and features.last and not signal.keeps_head:
-        return "distillation.features.last compares hidden states, which it has not"
+        return "distillation.features.last compares hidden states, which it does not keep"
     return signal.problem(student, objective == "forward_kl")

@@ -88,7 +88,7 @@ def possible_starts(config: Any, length: int, build: Build, *, first: bool = Fal
     if not found:
         raise ModelError(
             f"A student cannot be cut out of a {config.model_type} here: {why}, so what is saved would not be what was trained.",
-            hint=f"{READY_MADE}, or keep another number of layers, in case a rule for layers then fits.",
+            hint=f"{READY_MADE}, or keep another number of layers, which may fit.",
         )
     return found
 
@@ -177,7 +177,7 @@ def _difference(found: Sequence[Any], wanted: Sequence[Any]) -> str:
                 if value != before:
                     return f"{key} depends on a layer's number (layer {number + 1} would get {_short(value)} instead of {_short(before)})"
             if ours[2] != theirs[2]:
-                return f"the shapes of layer {number + 1} would be others"
+                return f"the shapes of layer {number + 1} would differ"
         if len(one) != len(other):
             return f"by its configuration, layer {number + 1} would be of another kind than the one that was kept"
     return "parameters beside the layers depend on how many layers there are"

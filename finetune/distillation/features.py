@@ -192,7 +192,7 @@ def _check_kept(wanted: FeaturesSpec, kept: Mapping[str, Sequence[str]], cache: 
     asked = [name for names in kept.values() for name in names]
     if (wanted.layers != "none" and not inside) or not there.issuperset(asked):
         raise RecipeError(
-            "This cache has not all of the inner layers and relations that features compare.",
+            "This cache lacks inner layers or relations that features compare.",
             hint="Build one with compared=, or pass teacher_model= alone, which then runs at every step.",
         )
 

@@ -117,7 +117,7 @@ def as_tokens(rows: Any, tokenizer: Any, *, collates: bool = False, several: boo
     if from_file:
         rows = rows_of_file(rows)
     if isinstance(rows, Iterator):
-        raise DatasetError("The rows are a generator, which gives them once.", hint="Pass a list: list(rows).")
+        raise DatasetError("The rows are a generator, which can be read only once.", hint="Pass a list: list(rows).")
     names = getattr(rows, "column_names", None)
     streams = not isinstance(names, list) and isinstance(rows, torch.utils.data.IterableDataset)
     if streams or not hasattr(rows, "__getitem__"):

@@ -43,7 +43,7 @@ class Itself:
         """Raises RecipeError, `why` there is no cache, if the model cannot be asked at every step."""
         if not self.adapter_off:
             raise RecipeError(
-                "The answers of a model that is its own teacher do not fit on the disk, and once it trains nobody can ask it.",
+                "The answers of a model that is its own teacher do not fit on the disk, and they cannot be made once it trains.",
                 hint=f"{why[0].upper()}{why[1:]}. To keep a second copy in memory: --set distillation.cache=none",
             )
 

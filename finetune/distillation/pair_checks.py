@@ -77,7 +77,7 @@ def about_alignment(share: Share) -> Iterator[Finding]:
     if share.value >= ALIGNS_WELL:
         yield Finding("ok", text)
     else:
-        yield Finding("warning", text, "The others learn from the data alone; a teacher whose tokens are more alike says more.")
+        yield Finding("warning", text, "The others learn from the data alone; a teacher with a more similar tokenizer teaches more.")
 
 
 def _whole(rows: Any) -> list[dict[str, Any]]:
@@ -200,9 +200,7 @@ def contradictions(names: Sequence[str], first_choices: Sequence[torch.Tensor]) 
             findings.append(Finding("ok", f"{text}."))
         else:
             hint = "Give each teacher its own rows (teachers: rows), or leave one out."
-            findings.append(
-                Finding("warning", f"{text}: they contradict each other, and a student of their mixture follows neither.", hint)
-            )
+            findings.append(Finding("warning", f"{text}: they contradict each other, so a student of their mixture follows neither.", hint))
     return findings
 
 

@@ -139,7 +139,7 @@ def check_quantised(model: nn.Module, spec: QuantizeSpec, name: str, student: Fr
         columns = layer.weight.shape[0 if isinstance(layer, Conv1D) else 1]
         if each.block is not None and columns % each.block:
             raise RecipeError(
-                f"{name} cannot be trained in {each.title}: a row of {place} has {columns:,} weights, no multiple of {each.block}.",
+                f"{name} cannot be trained in {each.title}: a row of {place} has {columns:,} weights, not a multiple of {each.block}.",
                 hint=_instead(model, each.block, student),
             )
 
@@ -152,7 +152,7 @@ def _instead(model: Any, block: int, student: FromTeacher | None) -> str:
         groups = text.num_key_value_heads if text.num_key_value_heads != text.num_attention_heads else 1
         more = next(n for n in range(text.num_attention_heads, 10**6) if n * size % block == 0 and n % groups == 0)
         return f"Keep another number of heads: --set model.from_teacher.heads={more}, or --set distillation.quantize=nf4"
-    return "Choose a model whose width is one, or nf4, which has no such rule: --set distillation.quantize=nf4"
+    return f"Choose a model whose width is a multiple of {block}, or nf4, which fits any: --set distillation.quantize=nf4"
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:

@@ -33,8 +33,8 @@ def teacher_rows(recipe: Recipe, rows: Any, *, held_out: bool = False) -> list[i
     for value, number in known.items():
         if not found[value] and not held_out:
             raise DatasetError(
-                f"{recipe.teachers[number].source} has no row to teach: {recipe.routed_by} is {value} nowhere in the training rows.",
-                hint=f"Values that are there: {', '.join(map(str, found))}.",
+                f"{recipe.teachers[number].source} has no row to teach: {recipe.routed_by} is {value} in no training row.",
+                hint=f"Values found: {', '.join(map(str, found))}.",
             )
     return [known[route] for route in routes]
 

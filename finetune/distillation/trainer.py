@@ -144,7 +144,7 @@ class DistillationTrainer(OnPolicyTrainer):
         check_correct(self.correct, teachers)
         self.tells_top = any(cache.signal.of_server for cache in caches)
         if self.tells_top and len(teachers) > 1:
-            raise RecipeError("Of likeliest tokens one teacher is compared, and there are several.", hint="Pass one cache.")
+            raise RecipeError("Likeliest tokens can be compared with one teacher only, and there are several.", hint="Pass one cache.")
         head = head_of(self.model)
         way = given.across_tokenizers
         self.vocabulary = min((self._prepare(teacher, head, way) for teacher in teachers), default=head.vocabulary)

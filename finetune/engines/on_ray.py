@@ -29,7 +29,7 @@ class Ray(Torchrun):
         if find_spec("ray") is None:
             raise BadInput("The engine `ray` needs the package ray, which is not installed.", hint=INSTALL)
         if runtime.processes is None:
-            raise BadInput("How many workers train on Ray has to be said.", hint="--nproc N, at most the GPUs of the cluster")
+            raise BadInput("The engine `ray` needs the number of workers.", hint="--nproc N, at most the GPUs of the cluster")
         if runtime.nodes > 1:
             raise BadInput("Ray knows the nodes of its cluster itself.", hint="Leave --nodes out; --nproc N is the number of all workers.")
 

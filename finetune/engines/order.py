@@ -98,7 +98,7 @@ def context_of(told: Mapping[str, Any]) -> RunContext:
     machine = Machine(**told["machine"])
     context = context.beside(machine=machine, whole_on="cpu" if told.get("cut") else machine.device)
     if context.data.fingerprint != told["rows"]:
-        raise TrainingError("The rows of this node are not those of the first.", hint="All nodes need the same files and cache.")
+        raise TrainingError("The rows on this node differ from those on the first.", hint="All nodes need the same files and cache.")
     return context
 
 

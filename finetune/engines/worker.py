@@ -75,7 +75,7 @@ def main(folder: str, *, again: bool = False) -> int:
         newest = Checkpoints(order.folder.checkpoints).all()[:1] if again else []
         if newest and (order.start is None or newest[0].step > order.start.step):
             order = replace(order, start=newest[0])
-            said.report(Notice(f"A worker was lost; all of them go on behind step {newest[0].step}.", "warning" if rank == 0 else "info"))
+            said.report(Notice(f"A worker was lost; all of them continue after step {newest[0].step}.", "warning" if rank == 0 else "info"))
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
         order.context.reporter.reporters.append(said)

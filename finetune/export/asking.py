@@ -28,9 +28,9 @@ PLAIN = (  # finetune/data/tokens/plain_template.py as a chat template, for mode
 )
 
 SCHEMES = {
-    "always": "Where a text, or what follows a mark in it, begins with a space, llama.cpp reads one space more than the model knows.",
-    "first": "What follows a mark inside a text opens with a space in llama.cpp, and not for the model.",
-    "first, in chats": "Chats are read alike. A text outside of chats opens with a space for the model, and not in llama.cpp.",
+    "always": "Where a text, or the part after a control token, begins with a space, llama.cpp reads one space more than the model.",
+    "first": "After a control token inside a text llama.cpp adds a space, and the model does not.",
+    "first, in chats": "Chats are read alike. Before a text outside chats the model adds a space, and llama.cpp does not.",
 }
 TOLD = "All rows had one system prompt, which is in run/data_report.json: give it to other programs too."
 

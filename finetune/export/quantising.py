@@ -37,7 +37,7 @@ def encode(values: np.ndarray[Any, Any], format: str) -> np.ndarray[Any, Any]:
 
     values = np.ascontiguousarray(values, dtype=np.float32)
     if not np.isfinite(values).all():
-        raise FinetuneError("The model has weights that are no numbers, so it cannot be exported.", hint="Train it again.")
+        raise FinetuneError("The model has weights that are NaN or infinite, so it cannot be exported.", hint="Train it again.")
     if format == "F32":
         return values
     if format == "F16":

@@ -209,7 +209,7 @@ def _notes(planned: dict[str, Planned], verdict: Verdict) -> list[str]:
             instead[tensor.instead, tensor.format] = instead.get((tensor.instead, tensor.format), 0) + tensor.bytes
     for (wanted, given), taken in instead.items():
         notes.append(
-            f"{percent(taken / total)} of the file is {given} instead of {wanted}, as llama.cpp does it: rows there are no whole blocks."
+            f"{percent(taken / total)} of the file is {given} instead of {wanted}, as llama.cpp does where rows are not whole blocks."
         )
     if verdict.kl is None:
         notes.append(f"Not proven: probabilities and rendered chats, for which llama.cpp is needed. Install it with: {INSTALL}")

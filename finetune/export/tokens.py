@@ -55,7 +55,7 @@ def words_of(asked: Asking, name: str, *, vocabulary: int, model: str) -> Words:
     facts = {"general.name": _called(name, described), "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
     facts |= _sentence_piece(described, tokens, types, opens=asked.opens) if made["byte_fallback"] else _byte_level(described, model)
     ends = sorted(token for token, type in zip(tokens, types, strict=True) if token in ENDS and type == NORMAL)
-    note = f"llama.cpp takes {', '.join(ends)} for the end of an answer, and for the model it is ordinary text." if ends else None
+    note = f"llama.cpp ends an answer at {', '.join(ends)}, which is ordinary text to the model." if ends else None
     return Words(facts | _ends(asked) | _template(tokenizer), note)
 
 

@@ -55,7 +55,7 @@ def _cache(folder: Path) -> list[Fact]:
     listed = [f"{kind} {size(taken)}" for kind, taken in sorted(found.items(), key=lambda each: -each[1]) if taken]
     if not listed:
         return []
-    return [("cache", f"{size(sum(found.values()))}: {', '.join(listed)}; what you delete of it is made again when it is needed", True)]
+    return [("cache", f"{size(sum(found.values()))}: {', '.join(listed)}; what you delete is made again when it is needed", True)]
 
 
 def _bytes_of(folder: Path) -> int:

@@ -39,7 +39,7 @@ BFLOAT16_MUST_BE_FASTER = 1.5
 # What is measured on which device; a GPU needs larger products to show its speed.
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16"), "mps": ("float32", "float16")}
 PRODUCT = {"cpu": 768, "cuda": 4096, "mps": 2048}
-USE_CPU = "End what else runs on it, install a build of torch for it, or use --device cpu."
+USE_CPU = "Stop other programs on it, install a build of torch for it, or use --device cpu."
 
 
 @dataclass(frozen=True)

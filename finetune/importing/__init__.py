@@ -91,7 +91,7 @@ def _imported(source: Source, given: Config, path: Path) -> Imported:
     for needed, what in NEEDED.items():
         if needed not in keys:  # a recipe has defaults for both, which nobody asked for
             raise Refused(
-                f"It names no {what}, so it is no training.", hint=f"Which key names it: see the documentation of {source.title}."
+                f"It names no {what}, so it is not a training run.", hint=f"Which key names it: see the documentation of {source.title}."
             )
     recipe = Recipe.from_layers(nested({"approach": "fine-tuning", **keys}))
     return Imported(path.name, source.title, recipe, keys, lines, empty)

@@ -39,7 +39,7 @@ PACKED = (
     "rows are not packed: a step here has that many examples, where a packed step had as many as fit into sequence_len tokens; "
     "raise `training.batch_size` until memory is used"
 )
-TEXT_ALONE = "the text part of a model trains, nothing that sees or hears"
+TEXT_ALONE = "only the text part of a model trains, no vision or audio"
 PREFERENCES = "{} asks for training from preferences or rewards, which this program does not do."
 CHOSEN = "To learn the chosen answers alone, leave the key out: columns called chosen and rejected are recognised."
 HARMLESS_PLUGINS = ("cut_cross_entropy", "liger", "kernels")
@@ -73,20 +73,20 @@ def in_4_bits(config: Config, name: str, value: Any) -> Iterator[Line]:
     if kind(config) == "qlora":
         yield Line(name, MAPPED, keys={"method.kind": "qlora"})
     else:
-        yield Line(name, MISSING, "only LoRA has a model in 4 bits beside it: --set method.kind=qlora")
+        yield Line(name, MISSING, "a model in 4 bits needs LoRA: --set method.kind=qlora")
 
 
 def checkpointing(config: Config, name: str, value: Any) -> Iterator[Line]:
     yield Line(name, MAPPED, keys={"training.activation_checkpointing": not is_off(value)})
     if isinstance(value, str) and value.startswith("offload"):
-        yield Line(name, MISSING, "activations are computed again, not moved to the CPU")
+        yield Line(name, MISSING, "activations are recomputed, not moved to the CPU")
 
 
 def chat_template(config: Config, name: str, value: Any) -> Iterator[Line]:
     if str(value).startswith("tokenizer_default"):
         yield Line(name, SAME, "the model's own chat template is used; a model without one gets a plain one")
     else:
-        instead = "its tokenizer_config.json is where another one belongs"
+        instead = "put another one into its tokenizer_config.json"
         yield Line(name, MISSING, f"the model's own chat template is used, whatever {shown(value)} is there; {instead}")
 
 
@@ -123,7 +123,7 @@ def excess_length(config: Config, name: str, value: Any) -> Iterator[Line]:
 
 
 SAME_HERE = {
-    "it stands behind the name of the model, after an @": "revision_of_model model_revision",
+    "it follows the name of the model, after an @": "revision_of_model model_revision",
     "the model's own files say what it is": (
         "model_type type_of_model tokenizer_type tokenizer_use_fast tokenizer_legacy "
         "tokenizer_use_mistral_common is_llama_derived_model is_mistral_derived_model is_falcon_derived_model "
@@ -144,14 +144,14 @@ SAME_HERE = {
     ),
     "rows are shuffled by `seed`": "shuffle_merged_datasets shuffle_before_merging_datasets",
     "of a Hub dataset only `dataset.samples` rows are fetched": "streaming",
-    "peft finds out by the kind of layer": "lora_fan_in_fan_out",
-    "it is decided when loading": "peft_autocast_adapter_dtype lora_on_cpu qlora_sharded_model_loading peft_ensure_weight_tying",
+    "peft decides by the type of layer": "lora_fan_in_fan_out",
+    "it is decided while loading": "peft_autocast_adapter_dtype lora_on_cpu qlora_sharded_model_loading peft_ensure_weight_tying",
     "afterwards: finetune-cli merge OUTPUT_DIR": "merge_lora merge_method",
     "where memory runs out, fewer rows at a time make the same step": "auto_find_batch_size",
     "checkpoints are written by the clock, at a cost of a few percent": "saves_per_epoch save_first_step",
     "afterwards: finetune-cli resume OUTPUT_DIR": "auto_resume_from_checkpoints",
     "the report shows answers before and after": "eval_table_size eval_max_new_tokens generate_samples num_generation_samples",
-    "training ends by itself when the loss is no number any more": "loss_watchdog_threshold loss_watchdog_patience",
+    "training stops by itself when the loss is NaN or infinite": "loss_watchdog_threshold loss_watchdog_patience",
     "PyTorch's fused attention is used, as transformers sets it up": (
         "attn_implementation flash_attention sdp_attention xformers_attention flex_attention eager_attention "
         "sage_attention flash_attn_cross_entropy flash_attn_rms_norm flash_attn_fuse_mlp flash_optimum "
@@ -165,7 +165,7 @@ SAME_HERE = {
         "lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel use_kernels use_scattermoe "
         "use_sonicmoe experts_implementation fused_attn_kernel tiled_mlp"
     ),
-    "where the model goes is decided when loading: see --device": (
+    "the device is chosen when the model is loaded: see --device": (
         "low_cpu_mem_usage device device_map max_memory gpu_memory_limit experimental_skip_move_to_device "
         "gc_steps gc_collect_steps torch_empty_cache_steps torch_compile_backend torch_compile_mode strict "
         "debug"
@@ -178,7 +178,7 @@ SAME_HERE = {
 }
 
 MISSING_HERE = {
-    "all comes from the model's own files": "base_model_config tokenizer_config cls_model_config base_model_ignore_patterns",
+    "everything comes from the model's own files": "base_model_config tokenizer_config cls_model_config base_model_ignore_patterns",
     "the model's own config.json is used as it is": "model_config overrides_of_model_config model_kwargs",
     "the tokenizer stays as it is: new ones are `dataset.add_tokens`": "added_tokens_overrides",
     "the model's own chat template is used as it is": "chat_template_jinja chat_template_kwargs",
@@ -187,7 +187,7 @@ MISSING_HERE = {
     "equal rows stay among those for training, and are counted; none of them is held out": "dataset_exact_deduplication",
     "limit rows with `dataset.samples`": "dataset_shard_num dataset_shard_idx",
     "rows have one limit, `dataset.max_length`": "min_sample_len max_prompt_len eval_sequence_len",
-    "the model stays in 16 bits beside LoRA; where that does not fit: --set method.kind=qlora": "load_in_8bit",
+    "with LoRA the model stays in 16 bits; if that does not fit: --set method.kind=qlora": "load_in_8bit",
     "only the adapter trains, embeddings and head stay": "lora_modules_to_save peft_trainable_token_indices",
     "experts are found by `target_modules: auto`": "lora_target_parameters",
     "every layer has the same rank: AdaLoRA finds ranks by itself": "lora_rank_pattern lora_alpha_pattern",
@@ -195,7 +195,7 @@ MISSING_HERE = {
     "LoRA starts as peft starts it: one matrix of zeros": "peft peft_init_lora_weights peft_layer_replication",
     "both matrices of LoRA have the same learning rate": "loraplus_lr_ratio loraplus_lr_embedding",
     "every weight trains, or an adapter: `method.freeze: head` keeps embeddings and head": "unfrozen_parameters",
-    "a model in GPTQ cannot be trained beside: name the original": "gptq gptq_groupsize gptq_model_v1 gptq_disable_exllama",
+    "a GPTQ model cannot take an adapter here: name the original": "gptq gptq_groupsize gptq_model_v1 gptq_disable_exllama",
     "4 bits are NF4 with doubly quantised scales": "bnb_config_kwargs",
     "linear layers are quantised, as bitsandbytes does it": "quantize_moe_experts",
     "LoRA is not merged and restarted": "relora relora_prune_ratio relora_cpu_offload jagged_restart_steps jagged_restart_warmup_steps",
@@ -215,7 +215,7 @@ MISSING_HERE = {
     ),
     f"rows are not split: {ALL_DEVICES}": "sequence_parallel_degree heads_k_stride ring_attn_func deepcompile",
     "Ray is not used by this key: see --on ray": "use_ray ray_num_workers ray_run_name resources_per_worker",
-    "a class is an answer in words here": "num_labels",
+    "here a class is an answer in words": "num_labels",
     "it belongs to training from preferences": (
         "trl vllm ebft rl_beta dpo_beta dpo_label_smoothing orpo_alpha cpo_alpha simpo_gamma "
         "kto_desirable_weight kto_undesirable_weight center_rewards_coefficient precompute_ref_log_probs"
@@ -253,7 +253,7 @@ KEYS: dict[str, Rule] = {
     "lora_dropout": of_adapter(kind, sets("method.dropout", float)),
     "lora_target_modules": of_adapter(kind, layers),
     "lora_target_linear": of_adapter(
-        kind, switch(sets("method.target_modules", lambda _: "auto", "every linear layer"), same("lora_target_modules says it"))
+        kind, switch(sets("method.target_modules", lambda _: "auto", "every linear layer"), same("lora_target_modules decides"))
     ),
     "peft_use_dora": of_adapter(kind, sets("method.dora", lambda value: not is_off(value)), only=("lora", "qlora")),
     "peft_use_rslora": of_adapter(kind, sets("method.rslora", lambda value: not is_off(value)), only=("lora", "qlora")),

@@ -68,7 +68,7 @@ def datasets(config: Config, name: str, value: Any) -> Iterator[Line]:
     first, *others = entries
     for key, part in first.items():
         if part is not None:
-            yield from ENTRY.get(str(key), missing("no part of a dataset that is known here"))(first, f"{name}[0].{key}", part)
+            yield from ENTRY.get(str(key), missing("not a key of a dataset that is known here"))(first, f"{name}[0].{key}", part)
     if first.get("type") is None:
         yield from _type(first, f"{name}[0].type", None)
     yield Line(f"{name}[0]", MAPPED, "all rows", {"dataset.samples": None})
@@ -77,7 +77,7 @@ def datasets(config: Config, name: str, value: Any) -> Iterator[Line]:
         alike = {key: part for key, part in entry.items() if key != "path"} == {key: part for key, part in first.items() if key != "path"}
         if alike and can_be_read(str(_source(entry))) and can_be_read(str(paths[0])):
             paths.append(_source(entry))
-            yield Line(f"{name}[{number}].path", MAPPED, "behind the first", {"dataset.source": ", ".join(paths)})
+            yield Line(f"{name}[{number}].path", MAPPED, "after the first", {"dataset.source": ", ".join(paths)})
         else:
             instead = "a run reads one dataset of the Hub, or several files of the same kind with commas between them"
             yield Line(f"{name}[{number}] ({shown(entry.get('path'))})", MISSING, instead)
@@ -239,8 +239,8 @@ ENTRY: dict[str, Rule] = {
     "split": _key("dataset.split"),
     "data_files": _data_files,
     "type": _type,
-    "revision": same("it stands behind the name of the dataset, after an @"),
-    "ds_type": same("a file says by its ending what it is"),
+    "revision": same("it follows the name of the dataset, after an @"),
+    "ds_type": same("the file name says what kind of file it is"),
     **dict.fromkeys(("field", "text_column", "field_messages"), _READ_WITH_TYPE),
     "message_property_mappings": _properties,
     "message_field_role": _one_of(SPEAKER),
@@ -249,8 +249,8 @@ ENTRY: dict[str, Rule] = {
     "message_field_training_detail": missing("whole turns are learned or not; rows with parts of turns marked are left out"),
     "field_tools": _one_of(TOOLS),
     "field_thinking": _one_of(REASONING),
-    "template_thinking_key": same("the model's chat template says where thoughts stand"),
-    "split_thinking": same("thoughts in an answer are recognised by their marks"),
+    "template_thinking_key": same("the model's chat template decides where reasoning goes"),
+    "split_thinking": same("reasoning in an answer is recognised by its tags"),
     "roles": _roles,
     "roles_to_train": _only_assistant,
     "train_on_eos": _eos,

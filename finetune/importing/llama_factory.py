@@ -39,7 +39,7 @@ from finetune.importing.trainer_keys import ALL_DEVICES, NOT_TRACKED, TRAINER, h
 from finetune.registry import names
 
 STAGES = {"dpo": "preferences", "kto": "preferences", "rm": "preferences", "ppo": "rewards"}
-TEXT_ALONE = "the text part of a model trains, nothing that sees or hears"
+TEXT_ALONE = "only the text part of a model trains, no vision or audio"
 GENERATION = "answers are written word by word, always the most likely one, in the benchmark"
 OTHER_OPTIMIZERS = "AdamW is used; a learning rate for another optimizer may not suit it"
 PREFERENCES = "it belongs to training from preferences"
@@ -107,7 +107,7 @@ def training_only(config: Config, name: str, value: Any) -> Iterator[Line]:
     """A file that only merges, predicts or chats is no training."""
     if is_off(config.get("do_train")) and is_off(config.get("dataset")):
         raise Refused(
-            f"`{name}: {shown(value)}` without `do_train` is not a training.",
+            f"`{name}: {shown(value)}` without `do_train` is not a training run.",
             hint=f"Here that is: {MERGED}, finetune-cli benchmark OUTPUT_DIR, or finetune-cli chat OUTPUT_DIR",
         )
     yield Line(name, SAME, "every run is measured before and after training; files for others: finetune-cli merge or export")
@@ -131,7 +131,7 @@ def template(config: Config, name: str, value: Any) -> Iterator[Line]:
 
 
 SAME_HERE = {
-    "it stands behind the name of the model, after an @": "model_revision",
+    "it follows the name of the model, after an @": "model_revision",
     "files are found by their names: see the variable FINETUNE_CLI_CACHE": "adapter_folder cache_dir offload_folder",
     "a recipe holds no token: sign in with `hf auth login`": "hf_hub_token ms_hub_token om_hub_token",
     "loading is set up to suit the machine": "use_fast_tokenizer low_cpu_mem_usage device_map print_param_status",
@@ -148,7 +148,7 @@ SAME_HERE = {
     ),
     "padding has no loss": "ignore_pad_token_for_loss",
     "tools and calls are written by the model's own chat template": "tool_format",
-    "thoughts stand where the model's own chat template has them": "enable_thinking preserve_thinking",
+    "reasoning goes where the model's own chat template puts it": "enable_thinking preserve_thinking",
     TEXT_ALONE: (
         "media_dir freeze_vision_tower freeze_multi_modal_projector image_max_pixels image_min_pixels "
         "image_do_pan_and_scan video_max_pixels video_min_pixels video_fps video_maxlen use_audio_in_video "

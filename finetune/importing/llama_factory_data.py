@@ -102,7 +102,7 @@ def _evaluation(config: Config, name: str, value: Any) -> Iterator[Line]:
     if mine and theirs and len(named(value)) == 1 and _source(mine) == _source(theirs) and mine.get("split"):
         yield Line(name, MAPPED, keys={"dataset.eval_split": str(mine["split"])})
     elif not trained:
-        raise Refused(f"`{name}` without `dataset` is not a training.", hint="Here that is: finetune-cli benchmark OUTPUT_DIR")
+        raise Refused(f"`{name}` without `dataset` is not a training run.", hint="Here that is: finetune-cli benchmark OUTPUT_DIR")
     else:
         yield Line(name, MISSING, "a run is measured on held-out rows, or on another split of the same data: `dataset.eval_split`")
 

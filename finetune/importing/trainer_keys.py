@@ -66,11 +66,11 @@ def warmup_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
     """A share, or a number of steps, which is a share only where all steps are known; no steps leave it to warmup_ratio."""
     number, every, shares = converted(name, value, float), config.get("max_steps"), not is_off(config.get("warmup_ratio"))
     if number == 0 and shares:
-        yield Line(name, SAME, "warmup_ratio says it")
+        yield Line(name, SAME, "warmup_ratio decides")
     elif number < 1:
         yield Line(name, MAPPED, keys={"training.warmup": number})
     elif _some_of(every, number):
-        said = f"{number:g} of {every} steps: right for a run of so many, see max_steps"
+        said = f"{number:g} of {every} steps: right for a run of that many; see max_steps"
         yield Line(name, MAPPED, said, {"training.warmup": round(number / every, 4)})
     else:
         kept = {} if shares else {"training.warmup": 0.03}
@@ -81,7 +81,7 @@ def warmup_ratio(config: Config, name: str, value: Any) -> Iterator[Line]:
     """A share, unless warmup_steps says one: steps go before a share."""
     steps = converted("warmup_steps", config.get("warmup_steps") or 0, float)
     if 0 < steps < 1 or _some_of(config.get("max_steps"), steps):
-        yield Line(name, SAME, "warmup_steps goes before it")
+        yield Line(name, SAME, "warmup_steps takes precedence")
     else:
         yield from sets("training.warmup", float)(config, name, value)
 
@@ -113,7 +113,7 @@ def eval_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
 def eval_strategy(config: Config, name: str, value: Any) -> Iterable[Line]:
     """Steps are those of eval_steps; epochs are not counted."""
     if str(value).lower() == "steps" and not is_off(config.get("eval_steps")):
-        return [Line(name, SAME, "eval_steps says it")]
+        return [Line(name, SAME, "eval_steps decides")]
     return missing(f"{BY_LOSS}; in between with `training.evaluate_every`")(config, name, value)
 
 
@@ -135,7 +135,7 @@ def max_steps(config: Config, name: str, value: Any) -> Iterator[Line]:
         return
     sizes = [config.get(key) for key in ("micro_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps")]
     rows = steps * math.prod(size for size in sizes if isinstance(size, int))
-    instead = f"--set training.epochs=1 --set dataset.samples={math.ceil(rows / 0.9)} trains about so many, if there are enough rows"
+    instead = f"--set training.epochs=1 --set dataset.samples={math.ceil(rows / 0.9)} trains for about that many, if there are enough rows"
     yield Line(name, MISSING, f"a recipe counts passes over the rows, not steps: {instead}")
 
 

@@ -1,9 +1,10 @@
 """What a method is, and the pieces that several methods share.
 
-A method is one file with a class: a title, a summary, a `Spec` (its recipe keys) and `attach`; the registry makes one object of it.
+A method is one file with a class: a title, a summary, a `Spec` (its recipe keys), `attach` and `footprint`. The registry makes one
+object of it.
 
-    class BitFit(Method): ...          # docs/extending.md has a complete example
-    registry.load("methods", "bitfit").attach(model, spec, context)
+    class IA3(Method): ...          # written out in docs/extending.md
+    registry.load("methods", "ia3").attach(model, spec, context)
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Full(Method):
     """
 
     title = "Full"
-    summary = "every weight learns: most memory, a complete model on disk"
+    summary = "every weight trains: most memory, a complete model on disk"
     can_be_cut = True
     learning_rate = 5e-5
 

@@ -46,7 +46,7 @@ def architecture_of(config: Any, model: str) -> Architecture:
     if known is None:
         raise ModelError(f"{model} is a {text.model_type}, which cannot be exported to GGUF; these can: {', '.join(NAMES)}.", hint=NEXT)
     if (odd := known.odd(text) or _odd_rope(text, known)) is not None:
-        raise ModelError(f"{model} cannot be exported to GGUF: {odd}, and llama.cpp takes it for granted that this is not so.", hint=NEXT)
+        raise ModelError(f"{model} cannot be exported to GGUF: {odd}, and llama.cpp assumes otherwise.", hint=NEXT)
     return known
 
 
@@ -54,9 +54,7 @@ def long_texts(config: Any, stated: Facts) -> list[str]:
     """What people should know of texts that are longer than those that both compute alike."""
     notes, window = [], stated["context_length"]
     if window < (most := getattr(config, "max_position_embeddings", 0)):
-        notes.append(
-            f"Its context is {window:,} tokens instead of {most:,}: llama.cpp has not the window in which its layers read longer texts."
-        )
+        notes.append(f"Its context is {window:,} tokens instead of {most:,}: llama.cpp lacks the sliding window that longer texts need.")
     original = stated.get("rope.scaling.original_context_length", window)
     if "rope.scaling.attn_factor" in stated and original < window:
         notes.append(f"With a context of more than {original:,} tokens, llama.cpp reads short texts too as the model reads long ones.")

@@ -174,7 +174,7 @@ def _base_of(adapter: LocatedModel, runtime: RuntimeOptions, reporter: Reporter,
     try:
         return _locate(named, runtime, reporter, seen)
     except ModelNotFound as error:
-        hint = "Put it there again: the adapter alone is no model." if Path(named).is_absolute() else error.hint
+        hint = "Put it back: the adapter alone is not a model." if Path(named).is_absolute() else error.hint
         raise ModelNotFound(f"The adapter in {adapter.folder} needs its base model. {error.message}", hint=hint) from None
 
 

@@ -78,7 +78,7 @@ def training_problem(name: str, stored: Stored | None, *, adapter: bool, load_in
     if stored is None or (stored.is_nf4 and adapter and load_in == "4bit"):
         return None
     if stored.is_nf4:
-        first = "Train an adapter beside it: --set method.kind=qlora."
+        first = "Train an adapter on it: --set method.kind=qlora."
         return RecipeError(
             f"The weights of {name} are stored {stored.title}, which only QLoRA can train.", hint=f"{first} {DEQUANTISE['bitsandbytes']}"
         )

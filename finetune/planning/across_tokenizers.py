@@ -18,7 +18,7 @@ from finetune.run_context import RunContext
 def check_tokenizers(context: RunContext, student: ModelFacts, teachers: list[ModelFacts]) -> None:
     """Raises VocabularyMismatch for a teacher whose tokens are others, unless the recipe says how the two are compared.
 
-    With that also for tokens that are no byte strings, and RecipeError for teachers that would be averaged.
+    With that also for tokens that are not byte strings, and RecipeError for teachers that would be averaged.
     """
     if len(teachers) > 1 and not context.recipe.routed_by and any(context.alignments):
         raise RecipeError(AVERAGED, hint=OWN_ROWS)

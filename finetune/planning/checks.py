@@ -178,7 +178,7 @@ def device_notes(context: RunContext) -> list[str]:
     if context.alone:
         return [f"1 of {gpus} GPUs trains: {context.alone[0][0].lower()}{context.alone[0][1:]} in one process."]
     why = f"{context.processes} of {gpus} GPUs train: more cannot share the {rows_of_step(spec)} rows of a step equally."
-    return [f"{why} All of them could with --set training.batch_size={gpus}, which makes the steps others."]
+    return [f"{why} All of them could with --set training.batch_size={gpus}, which changes the steps."]
 
 
 def start_notes(context: RunContext) -> list[str]:

@@ -44,8 +44,8 @@ def settled(context: RunContext) -> RunContext:
     if passes < wanted:
         context.reporter.report(
             Notice(
-                f"{epochs(passes)} instead of {wanted:g}, since this machine would take long over more. "
-                f"Better, and slower: --set training.epochs={wanted:g}"
+                f"{epochs(passes)} instead of {wanted:g}, because more would take long on this machine. "
+                f"Better, but slower: --set training.epochs={wanted:g}"
             )
         )
     return with_enough_to_measure(best)

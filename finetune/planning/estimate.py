@@ -42,7 +42,7 @@ EFFICIENCY: dict[str, dict[str, float]] = {
 USUAL_EFFICIENCY = 0.35
 # Seconds that Python takes to launch the kernels of a layer for one batch, with an adapter and without.
 LAUNCHING = {True: 0.010, False: 0.006}
-EXPERTS = "An adapter of experts is read by transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
+EXPERTS = "An adapter on experts needs transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
 STARTING = 10.0  # seconds: imports, loading, saving, the report
 BETWEEN = 5.0  # seconds: saving a student, cutting the next one out of it, scoring it
 ROUNDED_PER_SECOND = 90e6  # weights, where a student learns in few bits
@@ -223,7 +223,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         half = max(1, spec.batch_size // 2)
         smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
         problems.append(
-            f"Training needs about {size(total)} of memory and {size(free)} are free: "
+            f"Training needs about {size(total)} of memory and {size(free)} is free: "
             f"{'' if machine.device == 'cpu' else smaller}--set training.activation_checkpointing=true, or a smaller model."
         )
     free_disk = storage.free_disk(typed_path(recipe.output_dir))
@@ -274,7 +274,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
 
 
 def disk_problem(needed: int, free: int, output_dir: str) -> str:
-    return f"Checkpoints and result take {size(needed)} and {size(free)} of disk are free in {output_dir}."
+    return f"Checkpoints and result take {size(needed)} and {size(free)} of disk is free in {output_dir}."
 
 
 def _speed_up(shape: Shape) -> float:

@@ -26,9 +26,9 @@ def with_enough_to_measure(context: RunContext) -> RunContext:
     data = context.data
     rows, steps = 0 if data.deciding is None else len(data.deciding), steps_of(spec, len(data.train))
     if rows < FEWEST_ROWS:
-        why = f"only {rows} rows could be kept from training to measure it on, and {FEWEST_ROWS} are the fewest"
+        why = f"only {rows} rows could be kept from training to measure it on, and it takes {FEWEST_ROWS}"
     elif spec.evaluate_every == "auto" and steps < SHORTEST:
-        why = f"{steps} steps are few: {SHORTEST} are enough, or say how often with training.evaluate_every"
+        why = f"{steps} steps are too few: {SHORTEST} are enough, or set training.evaluate_every"
     elif measurements(spec.evaluate_every, steps) < FEWEST:
         why = f"it would be measured once in {steps} steps: lower training.evaluate_every"
     else:

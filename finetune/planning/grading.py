@@ -29,7 +29,7 @@ class GradingCost:
     def warnings(self) -> list[str]:
         if self.budget is None or self.tokens <= self.budget:
             return []
-        said = f"Grading takes {self.tokens:,} tokens and teacher.budget_tokens allows {self.budget:,}: the run will stop in between, and "
+        said = f"Grading takes {self.tokens:,} tokens and teacher.budget_tokens allows {self.budget:,}: the run will stop partway, and "
         return [f"{said}`finetune-cli resume` may take as many again. To allow all: --set teacher.budget_tokens={self.tokens}"]
 
 

@@ -33,7 +33,7 @@ def plan(context: RunContext, *, measure: bool = False) -> Plan:
     what `shapes_of`, `check_data`, `check_tokens` and `alignment_notes` raise.
     """
     if measure and context.recipe.grader:
-        raise RecipeError("A plan asks nothing of a server, so no step can be measured.", hint="Plan without measuring, or start the run.")
+        raise RecipeError("A plan sends nothing to a server, so no step can be measured.", hint="Plan without measuring, or start the run.")
     shapes = shapes_of(context)
     check_data(context)
     notes, alignment = check_tokens(context, shapes[-1].learning.embeddings), alignment_notes(context)

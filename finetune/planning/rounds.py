@@ -68,6 +68,6 @@ def estimate_rounds(context: RunContext, shapes: Sequence[Shape], measured: Mapp
 
 
 def _deciding_seconds(context: RunContext, shapes: Sequence[Shape]) -> float:
-    """Answers of the teacher and of each student to the rows to decide by."""
+    """Answers of the teacher and of each student to the validation rows."""
     answers = context.data.report.deciding * ANSWER * (shapes[0].model.parameters + sum(shape.learning.parameters for shape in shapes))
     return answers / GENERATED_PER_SECOND / (1 if context.machine.device == "cpu" else GPU)

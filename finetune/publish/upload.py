@@ -82,7 +82,7 @@ def check_before_training(recipe: Recipe, *, adapter: bool, go_on: Path | None =
 
 
 def upload_folder(output_dir: str | Path, spec: UploadSpec, reporter: Reporter, *, gguf: bool = False) -> Uploaded:
-    """Publish a finished run, with `gguf` also the .gguf files that were exported from it.
+    """Publish a finished run, with `gguf` also its exported .gguf files.
 
     Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists, each with the command that finishes it, and Interrupted after Ctrl-C.
     """

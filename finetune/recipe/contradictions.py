@@ -27,7 +27,7 @@ def _student(recipe: Any) -> Iterator[str]:
     if recipe.approach == "fine-tuning" and made:
         yield "has `model: {from_teacher: ...}`, which makes a student and needs `approach: distillation`"
     if made and any(each.load_in for each in recipe.named_teachers[:1]):
-        yield "has a teacher with `load_in`, of whose rounded weights no student can be made: leave it out, or name a student under `model`"
+        yield "has a teacher with `load_in`, and no student can be made from rounded weights: leave it out, or name a student under `model`"
     if recipe.distillation.task and recipe.approach == "fine-tuning":
         yield "has `distillation.task`, which needs `approach: distillation`"
     if teacher and teacher.is_self and recipe.approach == "fine-tuning":
@@ -35,7 +35,7 @@ def _student(recipe: Any) -> Iterator[str]:
     if teacher and teacher.is_self and made:
         yield "has `teacher: self`, which trains a model that is its own teacher: name it under `model`, without `from_teacher`"
     if teacher and teacher.system and recipe.approach == "distillation" and recipe.distillation.supervise == "all":
-        yield "has `teacher.system`, which stands before the prompts of the teacher alone: only `supervise: answers` can compare both"
+        yield "has `teacher.system`, a prompt that only the teacher gets, so only answers can be compared: use `supervise: answers`"
 
 
 def _rounds(recipe: Any) -> Iterator[str]:
@@ -46,7 +46,7 @@ def _rounds(recipe: Any) -> Iterator[str]:
         return
     if recipe.distillation.round_teacher == "previous" and (recipe.teachers or (recipe.teacher and recipe.teacher.system)):
         other = "teachers" if recipe.teachers else "teacher.system"
-        yield f"has `{other}` and `distillation.round_teacher: previous`: the student of a round is one teacher, and is told nothing"
+        yield f"has `{other}` and `distillation.round_teacher: previous`: a round's student is a single teacher without a system prompt"
     key = f"distillation.{recipe.distillation.in_rounds}"
     if recipe.approach == "fine-tuning":
         yield f"has `{key}`, which need{'' if rounds else 's'} `approach: distillation`"
@@ -80,7 +80,7 @@ def _teachers(recipe: Any) -> Iterator[str]:
     if recipe.distillation.correct:
         yield "has `teachers` and `distillation.correct`, which compares one teacher with the data: give one of the two"
     if any(each.server for each in recipe.teachers):
-        yield "has one of several teachers on a server, which teaches alone: give it as `teacher`, or name models instead"
+        yield "has several teachers, one of them on a server, which can only teach alone: give it as `teacher`, or name models instead"
     if problem := problem_of_several(recipe.teachers):
         yield f"has `teachers` {problem}"
 
@@ -109,7 +109,7 @@ def _grader(recipe: Any) -> Iterator[str]:
         return
     spec = recipe.distillation
     if isinstance(recipe.model, StudentSpec):
-        yield "has a teacher on a server, which gives no weights to make a student from: name one of the same tokens under `model`"
+        yield "has a teacher on a server, which gives no weights to make a student from: name one with the same tokenizer under `model`"
     if recipe.training.learning_rate == "auto":
         yield "has a teacher on a server and `training.learning_rate: auto`, which runs the teacher here: give a number"
     others = {
@@ -119,9 +119,9 @@ def _grader(recipe: Any) -> Iterator[str]:
         f"distillation.features.{next(iter(spec.features.asked), '')}": spec.features.asked,
     }
     if key := next((key for key, asked in others.items() if asked), None):
-        yield f"has `{key}` and a teacher on a server, which tells its likeliest tokens and nothing else: leave one of the two out"
+        yield f"has `{key}` and a teacher on a server, which returns its likeliest tokens and nothing else: leave out one of the two"
     if spec.practice:
-        yield f"has {practice_of(spec.task)} and a teacher on a server, which is asked before the training: leave one of the two out"
+        yield f"has {practice_of(spec.task)} and a teacher on a server, which is asked before training: leave out one of the two"
 
 
 def _tokenizers(recipe: Any) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _tokenizers(recipe: Any) -> Iterator[str]:
         return
     if recipe.distillation.correct or (recipe.teacher and recipe.teacher.system):
         key = "distillation.correct" if recipe.distillation.correct else "teacher.system"
-        yield f"has `{key}` and `distillation.across_tokenizers`, which work one at a time: leave one of the two out"
+        yield f"has `{key}` and `distillation.across_tokenizers`, which cannot be combined: leave out one of the two"
     if recipe.distillation.across_tokenizers == "spans" and recipe.teachers:
         yield "has `teachers` and `distillation.across_tokenizers: spans`, which compares one teacher: give `teacher` alone, or `projected`"
     if recipe.distillation.across_tokenizers == "spans" and recipe.distillation.cache in ("hidden", "gradient"):
@@ -146,9 +146,9 @@ def _practice(recipe: Any) -> Iterator[str]:
     if epochs != "auto" and epochs <= 1:
         yield f"has {practice}, which begins after the first epoch, and `training.epochs: {epochs:g}`: train for 2 or more"
     if recipe.teacher and recipe.teacher.system:
-        yield f"has {practice} and `teacher.system`, which work one at a time: leave one of the two out"
+        yield f"has {practice} and `teacher.system`, which cannot be combined: leave out one of the two"
     if recipe.distillation.across_tokenizers != "none":
-        yield f"has {practice} and `distillation.across_tokenizers`: only a teacher of the same tokens can read answers"
+        yield f"has {practice} and `distillation.across_tokenizers`: only a teacher with the same tokenizer can read answers"
 
 
 def _few_bits(recipe: Any) -> Iterator[str]:
@@ -181,14 +181,14 @@ def _features(recipe: Any) -> Iterator[str]:
     if spec.across_tokenizers != "none":
         yield f"has `{key}`, which compares the states of equal tokens, and `distillation.across_tokenizers`: give one of the two"
     if spec.practice:
-        yield f"has `{key}` and {practice_of(spec.task)}, which work one at a time: leave one of the two out"
+        yield f"has `{key}` and {practice_of(spec.task)}, which cannot be combined: leave out one of the two"
     if spec.features.relations and recipe.teacher and recipe.teacher.system:
-        yield "has `distillation.features.relations`, which compare all tokens, and `teacher.system`, which the student has not: give one"
+        yield "has `distillation.features.relations`, which compare all tokens, and `teacher.system`, which the student lacks: give one"
     if spec.compares_other_layers and spec.round_teacher == "previous":
         yield "has `distillation.features.layers`, which compares the layers of one teacher, and `round_teacher: previous`: give one"
     if spec.compares_other_layers and spec.cache in ("hidden", "gradient"):
-        others = "has `distillation.features.layers`, which are others in each round, so that the teacher runs at every step,"
-        yield f"{others} and `distillation.cache: {spec.cache}`: leave one of the two out"
+        others = "has `distillation.features.layers`, which change in each round, so that the teacher runs at every step,"
+        yield f"{others} and `distillation.cache: {spec.cache}`: leave out one of the two"
     if spec.features.last and spec.cache == "gradient":
         yield "has `distillation.features.last`, which compares hidden states, and `distillation.cache: gradient`, which has none: give one"
 

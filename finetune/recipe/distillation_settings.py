@@ -144,7 +144,7 @@ class DistillationSpec(Spec):
         ge=0,
         le=1,
         title="Correct the teacher",
-        description="Where the teacher's first choice is wrong, how far the data's is put ahead of it; 0 leaves the teacher as it is.",
+        description="Where the teacher's first choice is wrong, put the data's token ahead by this much; 0 leaves the teacher as it is.",
     )
     across_tokenizers: Literal["none", "projected", "spans"] = Field(
         "none", description="How a teacher with another tokenizer is compared; none: it is refused."
@@ -174,8 +174,8 @@ class DistillationSpec(Spec):
 
     quantize: QuantizeSpec | None = Field(
         None,
-        title="Train in few bits",
-        description="The student learns as it will be in the file: q4_0 or q8_0 (GGUF), nf4 (bitsandbytes). Best after a distillation.",
+        title="Quantisation-aware training",
+        description="Train with the rounded weights of the file: q4_0 or q8_0 (GGUF), nf4 (bitsandbytes). Best after a distillation.",
     )
 
     @field_validator("quantize", mode="before", json_schema_input_type=Annotated[str, Known("grids")] | QuantizeSpec | None)
@@ -183,7 +183,7 @@ class DistillationSpec(Spec):
     def _format_alone(cls, given: Any) -> Any:
         return {"format": given} if isinstance(given, str) else given
 
-    features: FeaturesSpec = Field(FeaturesSpec(), description="What of the teacher's inside is imitated too; nothing by default.")
+    features: FeaturesSpec = Field(FeaturesSpec(), description="Internal states of the teacher to imitate too; none by default.")
 
     @property
     def in_rounds(self) -> str | None:

@@ -35,7 +35,7 @@ def explained(error: ValidationError, fields: Iterable[tuple[str, FieldInfo]]) -
         keys = sorted({*known, *(key for key, _ in of_one)})
         if path in keys:
             owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
-            return RecipeError(f"{path} is no key of the method that is chosen.", hint=f"It belongs to: {', '.join(owners)}.")
+            return RecipeError(f"{path} is not a key of the chosen method.", hint=f"It belongs to: {', '.join(owners)}.")
         return RecipeError(f"{path} is not a recipe key.{meant(plain, keys)}", hint=possible(plain, keys))
     reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
     told = [each for each in reasons if each != UNKNOWN] or reasons

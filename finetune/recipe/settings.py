@@ -268,7 +268,7 @@ class TrainingSpec(Spec):
     gradient_accumulation: int = Field(1, ge=1, description="Batches per step; their gradients are accumulated.")
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
         2.0e-4,
-        description="Size of each update of the weights; auto: by the method, or by how near a student begins.",
+        description="Size of each update of the weights; auto: by the method, or by how close a student starts.",
         json_schema_extra=Usual(1e-5, 5e-4),
     )
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
@@ -287,9 +287,9 @@ class TrainingSpec(Spec):
         description="Which weights are the result: of the last step, or of the step with the lowest held-out loss.",
     )
     patience: int | None = Field(
-        None, ge=1, description="Stop after so many measurements without a lower held-out loss; null: train to the end."
+        None, ge=1, description="Stop after this many measurements without a lower held-out loss; null: train to the end."
     )
-    report_to: Annotated[list[str], Known("trackers")] = Field([], title="Trackers", description="Trackers that are told of every step.")
+    report_to: Annotated[list[str], Known("trackers")] = Field([], title="Trackers", description="Experiment trackers that get every step.")
 
     @property
     def passes(self) -> float:

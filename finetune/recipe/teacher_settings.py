@@ -27,7 +27,7 @@ class TeacherSpec(Spec):
     )
     load_in: Literal["8bit", "4bit"] | None = Field(None, description="Load the teacher in fewer bits: less memory; needs bitsandbytes.")
     system: str | None = Field(
-        None, min_length=1, title="System prompt", description="What only the teacher is told; the student learns to answer as if it were."
+        None, min_length=1, title="System prompt", description="For the teacher alone; the student learns to answer as if it had it too."
     )
     server: str | None = Field(
         None, min_length=1, description="Address of an OpenAI-compatible server, up to /v1: it writes rows, or grades them."
@@ -37,14 +37,14 @@ class TeacherSpec(Spec):
     budget_tokens: int | None = Field(
         None,
         ge=1,
-        description="The most tokens that one start of a run may take from the server; without a number, no limit.",
+        description="The most tokens that one start of a run may use on the server; no limit if left out.",
     )
 
     top_k: int | None = Field(
         None,
         ge=1,
         title="Likeliest tokens",
-        description=f"How many likeliest tokens the server tells for each token of a row that it grades; {TOP_K} if left out.",
+        description=f"How many likeliest tokens the server returns for each token of a row that it grades; {TOP_K} if left out.",
     )
 
     @property
@@ -73,9 +73,9 @@ class TeacherSpec(Spec):
                 raise ValueError(f"has `{others[0]}`, which is for a teacher on a `server`")
             return self
         if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", self.server):
-            raise ValueError("has a `server` that is no address such as http://localhost:8000/v1, without a password in it")
+            raise ValueError("has a `server` that is not an address such as http://localhost:8000/v1, without a password in it")
         if self.key and not re.fullmatch(r"[A-Za-z_]\w*", self.key):  # it is not repeated: it may be the key itself
-            raise ValueError("has a `key` that is no name of an environment variable")
+            raise ValueError("has a `key` that is not the name of an environment variable")
         if self.model is None or self.load_in:
             raise ValueError(f"has a `server`, {'which loads its model itself' if self.load_in else 'which needs a `model`'}")
         return self

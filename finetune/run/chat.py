@@ -45,9 +45,9 @@ EXIT, BOTH, NEW, REMEMBER, SYSTEM, HELP = "/exit", "/both", "/new", "/remember",
 SAME = {"/quit": EXIT, "/reset": NEW, "/clear": NEW, "/?": HELP}
 COMMANDS = {
     NEW: "start a new chat: what was said is forgotten (/reset does the same)",
-    REMEMBER: "the model sees what was said before, or no longer",
-    SYSTEM: "with a text behind it: the system prompt; alone: none",
-    BOTH: "the model it came from answers too, or no longer",
+    REMEMBER: "switch on or off whether the model sees what was said before",
+    SYSTEM: "set the system prompt to the text after it; without a text: none",
+    BOTH: "switch on or off whether the model it came from answers too",
     HELP: "this list",
     EXIT: "end the chat",
 }

@@ -84,7 +84,7 @@ def check_engine(context: RunContext) -> None:
         from finetune.planning.shards import problem
 
         if processes * runtime.nodes == 1:
-            raise BadInput("One process has no others to share the weights with.", hint="Use --nproc N, or leave --shard out.")
+            raise BadInput("One process cannot shard the weights.", hint="Use --nproc N, or leave --shard out.")
         if said := problem(context):
             raise RecipeError(said, hint="Leave --shard out, or use the method full or lora.")
     if context.alone and processes * runtime.nodes > 1:

@@ -94,7 +94,7 @@ def _check_room(context: RunContext, parameters: Mapping[str, int]) -> None:
     needed = sum(round(ROOM * each * count) + (LIBRARIES if machine.device != "cuda" else 0) for count in parameters.values())
     free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes
     if needed > free:
-        raise HardwareError(f"that takes both models in memory once more, about {size(needed)}, and {size(free)} are free.")
+        raise HardwareError(f"that takes both models in memory once more, about {size(needed)}, and {size(free)} is free.")
 
 
 class _Answering:

@@ -37,7 +37,7 @@ def graded_setup(context: RunContext, student: Any, *, look: bool = True) -> Dis
     assert spec.server is not None
     graded, ours = _graded(context), head_of(student).vocabulary
     if graded.key.vocabulary > ours:
-        said = f"The tokenizer has {graded.key.vocabulary:,} tokens and the student's head {ours:,}, so a server may tell others."
+        said = f"The tokenizer has {graded.key.vocabulary:,} tokens and the student's head {ours:,}, so a server may return unknown ones."
         raise VocabularyMismatch(said, hint="Give them embeddings with model.resize_token_embeddings(len(tokenizer)) of transformers.")
     name = f"{spec.model} at {host_of(spec.server)}"
     with context.stage("teacher cache", f"{name} grades the rows") as done:
@@ -51,7 +51,7 @@ def graded_setup(context: RunContext, student: Any, *, look: bool = True) -> Dis
             kept = f"{error.message} {rows - graded.left().rows:,} of {rows:,} rows are graded and kept."
             raise BudgetUsedUp(kept, hint=f"finetune-cli resume {quoted(recipe.output_dir)} may take as many again.") from None
         asked = f"asked for {left.rows:,} of {len(graded.rows):,} rows" if left.rows else "nothing was left to ask for"
-        reason = f"the server tells {grading_words(spec.likeliest)}: {size(cache.nbytes)}, {asked}"
+        reason = f"the server returns {grading_words(spec.likeliest)}: {size(cache.nbytes)}, {asked}"
         done(reason)
     return DistillationSetup(recipe.distillation, [Teacher(None, cache, context.tokenizer)], reason, reporter=context.reporter)
 

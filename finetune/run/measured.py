@@ -45,7 +45,7 @@ def recipe_of(models: Sequence[str], data: str, overrides: Sequence[str]) -> Rec
     layers = [parse_override(text) for text in overrides]
     for key, _ in chain.from_iterable(dotted(layer) for layer in layers):
         if key.partition(".")[0] not in PARTS or key in OF_RUNS:
-            raise BadInput(f"{key} says nothing about a measurement.", hint="--set takes keys of dataset and benchmark here, and seed.")
+            raise BadInput(f"{key} has no effect on a measurement.", hint="--set takes keys of dataset and benchmark here, and seed.")
     return Recipe.from_layers({"model": models[0], "dataset": {"source": data, "samples": None}}, *layers)
 
 

@@ -25,7 +25,7 @@ LISTED = "List the rounds, and leave out distillation.until."
 
 @dataclass(frozen=True)
 class RoundCheck:
-    """`rows` is the run with the rows to decide by in place of those held out, `teacher` what the teacher scores on them."""
+    """`rows` is the run with the validation rows in place of those held out, `teacher` what the teacher scores on them."""
 
     rows: RunContext
     teacher: Scores
@@ -40,9 +40,9 @@ class RoundCheck:
         spec = {"metrics": ["rouge"], "rows": len(data.deciding)}
         those = replace(data, held_out=data.deciding, fingerprint=digest([data.fingerprint, "deciding"]))
         rows = context.beside(recipe=context.recipe.with_changes({"benchmark": spec}), data=those)
-        teacher = teacher_answers(rows, "Measuring the teacher on the rows to decide by")
+        teacher = teacher_answers(rows, "Measuring the teacher on the validation rows")
         if not teacher.values.get(METRIC):
-            raise RecipeError("The teacher has no answer right, so there is no share of it that a student could keep.", hint=LISTED)
+            raise RecipeError("None of the teacher's answers is right, so there is nothing for a student to keep.", hint=LISTED)
         return cls(rows, teacher, until.retention)
 
     def kept(self, context: RunContext, model: Any) -> float:
@@ -50,7 +50,7 @@ class RoundCheck:
         with context.stage("deciding", "Measuring what the student keeps of its teacher") as said:
             scores = measure(self.rows, model, "deciding")
             value = scores.values[METRIC] / self.teacher.values[METRIC]
-            said(f"{share(value)} of its ROUGE-L on {scores.rows} rows; {share(self.least)} are wanted")
+            said(f"{share(value)} of its ROUGE-L on {scores.rows} rows; {share(self.least)} is required")
         return value
 
     def result(self, done: Sequence[Mapping[str, Any]], of: int) -> int | None:
@@ -62,10 +62,11 @@ class RoundCheck:
     def sentence(self, done: Sequence[Mapping[str, Any]], result: int) -> Notice:
         """What was decided."""
         chosen = done[result - 1]
-        whose = f"round {result}, with {chosen['layers']} layers, is the result: it keeps {share(chosen['kept'])} of its teacher"
+        named = f"round {result}, with {chosen['layers']} layers"
+        result_is = f"The result is the student of {named}: it keeps {share(chosen['kept'])} of its teacher."
         if chosen["kept"] < self.least:
-            return Notice(f"No student keeps {share(self.least)} of its teacher. That of {whose}.", "warning")
+            return Notice(f"No student keeps {share(self.least)} of its teacher. {result_is}", "warning")
         if result < len(done):
             last = done[-1]
-            return Notice(f"The student of {whose}; with {last['layers']} layers it is {share(last['kept'])}, and it goes no further.")
-        return Notice(f"The student of {whose}, and it was to have no fewer layers.")
+            return Notice(f"{result_is} The next, with {last['layers']} layers, keeps only {share(last['kept'])}.")
+        return Notice(f"{result_is} No fewer layers were asked for.")

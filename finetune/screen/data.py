@@ -37,7 +37,7 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
     unasked = f", {report['not_asked']:,} not used: {report['samples']:,} were asked for" if report.get("not_asked") else ""
     unmeasured = f", {report['not_measured']:,} of the other split not used" if report.get("not_measured") else ""
     left = f", {sum(report['left_out'].values()):,} left out" if report.get("left_out") else ""
-    decided = f", {report['deciding']:,} to decide by" if report.get("deciding") else ""
+    decided = f", {report['deciding']:,} for validation" if report.get("deciding") else ""
     read = f"{report['read']:,} read{blank}{left}" if report["read"] else f"{report['samples']:,} to be written"  # by a teacher
     yield "Rows", f"{read}: {report['train']:,} to train on, {report['held_out']:,} held out{decided}{unasked}{unmeasured}"
     if report["skipped"]:

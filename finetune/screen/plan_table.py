@@ -30,7 +30,7 @@ CACHES = {
     "hidden": "the teacher runs once; its hidden states are cached on disk",
     "gradient": "the teacher runs once; what the gradient needs is cached on disk",
     "none": "none: the teacher runs at every step",
-    "graded": "the server is asked once; what it tells is cached on disk",
+    "graded": "the server is asked once; its answers are cached on disk",
 }
 
 
@@ -71,7 +71,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
             yield "", f"about {count(plan.parameters)} parameters and {plan.speed_up:.1f} times the speed of its teacher"
     elif recipe.grader:
         yield "Teacher", f"{strip_control_chars(recipe.grader.model or '')} at {host_of(str(recipe.grader.server))}{_told(recipe.grader)}"
-        yield "", f"tells {grading_words(recipe.grader.likeliest)}"
+        yield "", f"returns {grading_words(recipe.grader.likeliest)}"
         yield "Student", str(recipe.model)
     else:
         yield "Model", str(recipe.model)
@@ -114,7 +114,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         if loss.correct:
             yield "", f"where the teacher's first choice is wrong, the data is put ahead of it by {loss.correct:g}"
         if beside := in_words(loss.features):
-            yield "", f"and beside these: {beside}"
+            yield "", f"and in addition: {beside}"
         yield (
             "Cache",
             CACHES["graded" if recipe.grader else "none" if loss.compares_other_layers else loss.cache]

@@ -85,7 +85,7 @@ class Answered(ByTeacher):
 
     def sentence(self, facts: Mapping[str, Any]) -> str:
         thrown = thrown_away(facts)
-        return f"{facts['by']} was asked {facts['tried']:,} prompts, and {facts['kept']:,} became rows. Thrown away: {thrown}."
+        return f"{facts['by']} was given {facts['tried']:,} prompts, and {facts['kept']:,} became rows. Discarded: {thrown}."
 
 
 def _batch(answerer: Answerer, prompts: Prompts, system: str | None, number: int) -> Batch:

@@ -75,7 +75,7 @@ class Generated(ByTeacher):
 
     def sentence(self, facts: Mapping[str, Any]) -> str:
         thrown = thrown_away(facts)
-        return f"{facts['by']} wrote {facts['tried']:,} prompts, and {facts['kept']:,} became rows. Thrown away: {thrown}."
+        return f"{facts['by']} wrote {facts['tried']:,} prompts, and {facts['kept']:,} became rows. Discarded: {thrown}."
 
 
 def _examples(context: RunContext) -> list[Turns]:

@@ -96,7 +96,7 @@ class Grader:
                 raise ModelError(error.message, hint=f"{fewer}, or allow more: vllm serve MODEL --max-logprobs {self.likeliest}") from None
             # The model is known by now, so what is not is the address, or what is asked.
             if isinstance(error, NoGrades | ModelNotFound) or "logprob" in error.message:
-                said = f"The server {self.server.address} does not tell log-probabilities of what it reads, so it cannot grade rows."
+                said = f"The server {self.server.address} does not return log-probabilities of prompts, so it cannot grade rows."
                 raise ModelError(said, hint=INSTEAD) from None
             raise
 
@@ -106,14 +106,14 @@ class Grader:
             raise self._mismatch(f"it read {len(told.places):,} tokens where {len(ids):,} were sent")
         for token, place in zip(ids[1:], told.places[1:], strict=True):
             if token not in place or len(place) < self.likeliest:
-                what = f"of token {token} it told {len(place):,} likeliest tokens where {self.likeliest:,} were asked for"
-                raise ModelError(f"The server {self.server.address} does not tell what was asked: {what}.", hint=INSTEAD)
+                what = f"for token {token} it returned {len(place):,} likeliest tokens where {self.likeliest:,} were asked for"
+                raise ModelError(f"The server {self.server.address} does not return what was asked for: {what}.", hint=INSTEAD)
             if (first := max(place, key=lambda token: place[token].logprob)) >= self.vocabulary:
                 raise self._mismatch(f"it finds token {first:,} likeliest, and the student has {self.vocabulary:,}")
             if sum(exp(min(each.logprob, 1.0)) for each in place.values()) > 1 + SUM_ERROR:
                 raise ModelError(
-                    f"The server {self.server.address} tells numbers that are no log-probabilities: they sum to more than one.",
-                    hint="Of vLLM they are told with: vllm serve MODEL --logprobs-mode raw_logprobs",
+                    f"The server {self.server.address} returns numbers that are not log-probabilities: they add up to more than one.",
+                    hint="vLLM returns log-probabilities with: vllm serve MODEL --logprobs-mode raw_logprobs",
                 )
 
     def _check_spelling(self, told: Grades) -> None:
@@ -125,5 +125,5 @@ class Grader:
                 raise self._mismatch(f"token {token:,} is {theirs!r} there and {ours!r} here")
 
     def _mismatch(self, what: str) -> VocabularyMismatch:
-        said = f"The model {self.server.model} at {self.server.address} has other tokens than the student: {what}."
+        said = f"The model {self.server.model} at {self.server.address} has a different tokenizer from the student: {what}."
         return VocabularyMismatch(said, hint=SAME_TOKENS)

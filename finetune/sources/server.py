@@ -110,7 +110,7 @@ class Server:
         try:
             told = answer["choices"][0].get("prompt_logprobs")
             if not isinstance(told, list):
-                raise NoGrades(f"The server {self.address} does not tell log-probabilities of what it reads, so it cannot grade rows.")
+                raise NoGrades(f"The server {self.address} does not return log-probabilities of prompts, so it cannot grade rows.")
             places = [
                 {int(token): Told(float(each["logprob"]), each.get("decoded_token")) for token, each in (place or {}).items()}
                 for place in told

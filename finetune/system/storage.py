@@ -208,7 +208,7 @@ def check_room(what: str, needed: int, folder: Path, instead: str) -> None:
     """Raises DiskFull if `folder` has no room for `needed` bytes; `instead` is what helps other than freeing space."""
     free = free_disk(folder)
     if needed > free:
-        raise DiskFull(f"{what} needs {size(needed)} in {folder}, and {size(free)} are free.", hint=f"Free some space, or {instead}.")
+        raise DiskFull(f"{what} needs {size(needed)} in {folder}, and {size(free)} is free.", hint=f"Free some space, or {instead}.")
 
 
 @contextmanager
@@ -234,7 +234,7 @@ def disk_full(what: str, needed: int, folder: Path, error: BaseException) -> Dis
     because, first = {
         errno.EDQUOT: (f"your quota in {folder} is used up", "Free some space there, or ask for a larger quota"),
         errno.EFBIG: (f"no file in {folder} may be larger than {_largest_file()}", LARGER_FILES),
-    }.get(_limit(error) or 0, (f"{size(free_disk(folder))} are free in {folder}", "Free some space there"))
+    }.get(_limit(error) or 0, (f"{size(free_disk(folder))} is free in {folder}", "Free some space there"))
     return DiskFull(
         f"{what} did not fit on the disk: it needs about {size(needed)}, and {because}.",
         hint=f"{first}, then continue from the last checkpoint with `resume`.",

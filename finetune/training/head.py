@@ -237,7 +237,7 @@ def check_finite(logits: Tensor, model: nn.Module) -> None:
         hint = (
             "Use --dtype bfloat16 or float32."
             if dtype == "float16"
-            else "Its weights are damaged: get them again, or choose another model."
+            else "Its weights are damaged: download them again, or choose another model."
         )
         raise ModelError(f"{type(model).__name__} gives logits that are not finite in {dtype}.", hint=hint)
 

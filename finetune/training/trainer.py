@@ -293,7 +293,7 @@ class SupervisedTrainer(ResumableTrainer):
         if is_packed(self.model):
             raise ModelError(
                 "The model has answered before, and 4-bit layers that have answered on this CPU have no gradients.",
-                hint="Load it anew, and make the trainer first.",
+                hint="Load it again, and make the trainer before it answers.",
             )
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         return optimizer
@@ -389,6 +389,6 @@ def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
     metric = str(args.metric_for_best_model)
     if metric.rpartition("_")[2] in LOWER_IS_BETTER and args.greater_is_better:
         raise RecipeError(
-            f"The lower {metric} is, the better, and greater_is_better is True: of what is not called loss the Trainer takes the highest.",
+            f"The lower {metric} is, the better, and greater_is_better is True: unless it is called loss, the Trainer takes the highest.",
             hint=f'TrainingArguments(metric_for_best_model="{metric}", greater_is_better=False, ...)',
         )

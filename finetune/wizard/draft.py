@@ -126,7 +126,7 @@ def ask_field(
     refused = {choice.value: said for choice in choices if (said := problem(draft, key, choice.value))}
     offered = [choice for choice in choices if choice.value not in refused]
     if refused and len(offered) == 1:
-        prompter.note([("class:quiet", f"{name}: {offered[0].title}. Nothing else goes with your other answers.")])
+        prompter.note([("class:quiet", f"{name}: {offered[0].title}. Nothing else fits your other answers.")])
         return draft
     not_here = [
         f"Not possible here: {choice.title} ({refused[choice.value].rstrip('.')})." for choice in choices if choice.value in refused

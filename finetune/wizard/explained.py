@@ -18,7 +18,7 @@ MORE = {
     "dataset.name": "The name on huggingface.co, as it stands above the dataset's page: owner/name. Type a few letters to search.",
     "dataset.config": "Some datasets have several versions under one name. The page of the dataset lists them; none is right for most.",
     "dataset.encoding": (
-        "Files from older programs store letters in other ways. If accents or other letters look wrong above, try the encoding of your "
+        "Files from older programs use other encodings. If accents or other letters look wrong above, try the encoding of your "
         "country; the rows are shown again."
     ),
     "dataset.whole": "Yes if one column is what is asked and another is the answer. No if a single column holds the whole text.",
@@ -73,7 +73,7 @@ MORE = {
     ),
     "distillation.on_policy.share": "The share of the rows of each step that the student writes itself, after the first epoch.",
     "distillation.on_policy.tokens": "Longer answers are cut off; if that happens to more than half of them, practice stops and says so.",
-    "distillation.on_policy.refresh": "So many prompts are answered at once, then trained on. Fewer are fresher, more are faster to write.",
+    "distillation.on_policy.refresh": "This many prompts are answered at once, then trained on. Fewer are fresher, more are faster.",
     "distillation.features.last": (
         "Beside the teacher's probabilities the student can imitate the numbers from which they are made. 0.1 is a first try; it costs "
         "next to nothing and needs models of the same width. 0 leaves it out."
@@ -93,12 +93,12 @@ MORE = {
     "distillation.across_tokenizers": (
         "A student with another tokenizer cuts the text into other tokens than its teacher. With projected the teacher reads the text in "
         "its own tokens, and the two are compared wherever both have read the same; the other tokens learn from the data alone.\n"
-        "spans compares how likely each holds the same pieces of the text. It sees less of the teacher, and keeps very little on the disk."
+        "spans compares how likely each finds the same pieces of the text. It sees less of the teacher, and keeps very little on the disk."
     ),
     "distillation.until.step": "Fewer layers a round are gentler and take more rounds, each of which trains for all epochs.",
     "teacher.top_k": (
-        "A server tells the likeliest tokens at each place of your rows, and all others count as one. More show the student more of "
-        "its teacher and take longer to send; vLLM tells more than 20 only if it was started so."
+        "A server returns its likeliest tokens at each place of your rows, and all others count as one. More show the student more of "
+        "its teacher and take longer to send; vLLM returns more than 20 only if it was started so."
     ),
     "dataset.examples": (
         "A file of the kinds that a model can learn from, with a dozen rows, each with a prompt and its answer, 3 at least. Who writes "
@@ -121,7 +121,7 @@ MORE = {
     "upload.repo": "A name in your own account, or organisation/name. A repository that is not there is made.",
     "upload.private": "Only you, or those in the organisation, until you change it on the page of the repository; or everyone at once.",
     "upload.exists": "There is such a repository already. Nothing in it is changed unless you choose it.",
-    "upload.gguf": "They are sent only if they still are what llama.cpp was asked about after the export.",
+    "upload.gguf": "They are sent only if they have not changed since the export was checked.",
     "upload.now": "What is listed above is sent, and nothing else.",
     "sign_in": "Publishing needs an account on huggingface.co (free), and a token with write access from its settings.",
     "sign_in.token": "It goes straight to huggingface_hub, which keeps it for the next time; it is in no file or record of this program.",
@@ -146,8 +146,8 @@ NOTES: dict[str, Mapping[str, str]] = {
     },
     "distillation.across_tokenizers": {
         "none": "a teacher with another tokenizer is refused",
-        "projected": "the teacher's next token as the student's token that begins it",
-        "spans": "approximate: how likely both hold the same pieces of the text",
+        "projected": "each token of the teacher counts as the student's token that begins it",
+        "spans": "approximate: how likely both find the same pieces of the text",
     },
     "dataset.answers": {"data": "as they are", "teacher": "written first, minutes or more; your own are not used"},
     "distillation.round_teacher": {"first": "asked once for all rounds", "previous": "nearer to its student; asked again in each round"},

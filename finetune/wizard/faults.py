@@ -80,7 +80,7 @@ KINDS: tuple[tuple[type[FinetuneError], int], ...] = (
 USUAL = 4
 _SET = re.compile(r"--set (?:(['\"])(?P<in_quotes>[\w.]+=.*?)\1|(?P<bare>[\w.]+=[^\s,;)]*[^\s,;).]))")
 _NESTED = re.compile(r"\(([^()]*) \(([^()]*)\)([^()]*)\)")  # parentheses in parentheses
-_NOT_HERE = re.compile(r" To (?:skip all of these|learn each line as it stands): --set \S+")  # no question asks it there
+_NOT_HERE = re.compile(r" To (?:skip all of these|learn each line as it is): --set \S+")  # no question asks it there
 _KEY = re.compile(r"\b(?:approach|model|teachers?|dataset|method|distillation|output_dir|training|seed|benchmark|upload)\b(?:\.\w+)*")
 
 
@@ -103,7 +103,7 @@ def step_of(problem: FinetuneError | str, recipe: Recipe | None = None) -> int:
     if named:
         return _step(named[0], approach)
     if isinstance(problem, str):
-        return 3 if "of disk are free" in problem else USUAL
+        return 3 if "of disk is free" in problem else USUAL
     writer = recipe.teacher if recipe and approach == "fine-tuning" else None
     if writer and any(name in problem.message for name in (writer.server, writer.source, writer.key) if name):
         return IN_A_FINE_TUNING["teacher"]

@@ -11,7 +11,7 @@ from finetune.wizard.asking.prompter import Choice, Prompter, hint
 from finetune.wizard.host import HostInfo
 
 TYPES = (
-    Choice("q8_0", "Q8_0", "half of f16, hardly ever another answer"),
+    Choice("q8_0", "Q8_0", "half of f16; answers hardly ever change"),
     Choice("q4_k_m", "Q4_K_M", "small and fast, somewhat weaker"),
     Choice("f16", "F16", "nothing lost"),
 )

@@ -15,7 +15,9 @@ from finetune.wizard.draft import Draft, layer, problem
 
 ALL_ROUNDS, NOT_LISTED = "never", "none"
 USUAL_RETENTION = "0.9"
-MORE_LAYERS = "Half of the teacher's layers are a good start: at once such a student loses most of what it could do, in rounds much less."
+MORE_LAYERS = (
+    "Half of the teacher's layers are a good start. Cut at once, such a student loses most of what it can do; in rounds, much less."
+)
 MORE_ROUNDS = (
     "Layers after each round, the last number is your student. Rounds that leave out at most 30 % of the layers are gentle; more rounds "
     "take longer. Epochs are counted for each round.\n"

@@ -21,7 +21,7 @@ from finetune.wizard.teachers_run import proposal, sentence
 MADE = "made from the teacher"
 MORE_SERVED = "For a teacher on a server choose another model, then type its address, such as http://localhost:8000/v1."
 MORE_ITSELF = (
-    "The model itself: it learns your rows like in a fine-tuning, and part of the loss keeps its answers close to those it would have "
+    "The model itself: it learns your rows as in fine-tuning, and part of the loss keeps its answers close to those it would have "
     "given before, so that it forgets less of everything else."
 )
 MORE_SYSTEM = (
@@ -68,7 +68,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     if way == several_teachers.NOTHING:
         draft = written_by_teacher(draft)
     if served_teacher.is_address(teacher):
-        help = "It must have the tokens of the model on the server."
+        help = "It must have the same tokenizer as the model on the server."
         ready_made = Question("student", "Student", STARTER, which_model.offered(here, STARTER), help=help, more=which_model.MORE)
         told = served_teacher.ask(prompter, teacher)
         return {**rounds.left_out(draft), "teacher": told, "model": which_model.ask(prompter, here, ready_made)}

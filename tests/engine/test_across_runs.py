@@ -122,7 +122,7 @@ def test_a_text_that_aligns_badly_is_a_warning(shop: Workshop, monkeypatch: pyte
 
 def test_a_teacher_whose_tokens_are_no_byte_strings_is_refused(shop: Workshop) -> None:
     teacher = saved(shop.folder / "words", word_piece(), padding=8)
-    with pytest.raises(VocabularyMismatch, match=r"^The teacher's tokens are no byte strings"):
+    with pytest.raises(VocabularyMismatch, match=r"^The teacher's tokens are not byte strings"):
         shop.tuner(across(shop, teacher=teacher)).check()
 
 

@@ -190,7 +190,7 @@ class TestRefusals:
             ({"teachers": [{"source": "gpt2"}, {"source": "gpt2-medium"}]}, "which compares one teacher"),
             ({"distillation": {"cache": "hidden"}}, "which keeps likelihoods, and `distillation.cache: hidden`"),
             ({"distillation": {"correct": 0.2}}, "has `distillation.correct` and `distillation.across_tokenizers`"),
-            ({"distillation": {"on_policy": {}}}, "only a teacher of the same tokens can read answers"),
+            ({"distillation": {"on_policy": {}}}, "only a teacher with the same tokenizer can read answers"),
             ({"distillation": {"features": {"last": 0.1}}}, "compares the states of equal tokens"),
             ({"teacher": {"source": "gpt2", "system": "Be brief."}, "distillation": {"supervise": "answers"}}, "has `teacher.system`"),
         ],

@@ -174,10 +174,10 @@ def lower_case() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("tokenizer", "why"), [(word_piece(), "decodes with WordPiece"), (lower_case(), "does not give a text back as it was")]
+    ("tokenizer", "why"), [(word_piece(), "decodes with WordPiece"), (lower_case(), "does not return a text as it was")]
 )
 def test_tokens_that_are_no_byte_strings_are_refused(tokenizer: Any, why: str) -> None:
-    with pytest.raises(VocabularyMismatch, match=f"(?m)^The teacher's tokens are no byte strings: its tokenizer {why}.$") as error:
+    with pytest.raises(VocabularyMismatch, match=f"(?m)^The teacher's tokens are not byte strings: its tokenizer {why}.$") as error:
         Alignment(TOKENIZERS["short"], tokenizer)
     assert "SentencePiece" in str(error.value.hint)
     with pytest.raises(VocabularyMismatch, match=r"^The student's tokens"):

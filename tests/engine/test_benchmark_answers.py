@@ -69,7 +69,7 @@ def test_a_model_that_reads_its_padding_answers_one_prompt_at_a_time_and_that_is
     assert generate_answers(model, made, rows, max_new_tokens=8, reporter=recorder, stage="benchmark") == alone
     assert len(set(alone)) > 2
     assert [event.text for event in recorder.of(Notice)] == [
-        "RwkvForCausalLM answers differently beside padding, so it answers one prompt at a time."
+        "RwkvForCausalLM gives other answers with padding, so it answers one prompt at a time."
     ]
     assert recorder.of(Progress)[0].done == 1
 

@@ -204,7 +204,7 @@ def test_a_damaged_best_checkpoint_is_named_and_the_last_step_kept(shop: Worksho
 
 def test_short_runs_keep_the_last_step_and_all_their_rows_and_say_so(shop: Workshop) -> None:
     short = [
-        ({"evaluate_every": "auto", "epochs": 1, "batch_size": 4}, "5 steps are few: 20 are enough"),
+        ({"evaluate_every": "auto", "epochs": 1, "batch_size": 4}, "5 steps are too few: 20 are enough"),
         ({"evaluate_every": 50, "epochs": 5}, "it would be measured once in 25 steps"),
     ]
     for changes, why in short:
@@ -216,7 +216,7 @@ def test_short_runs_keep_the_last_step_and_all_their_rows_and_say_so(shop: Works
         assert not [note for note in plan.notes if "held-out loss" in note]
     few = shop.tuner(layer(shop, dataset={**layer(shop)["dataset"], "samples": 20}))
     few.prepare_data()
-    assert "only 5 rows could be kept from training to measure it on, and 8 are the fewest" in "\n".join(notices(few))
+    assert "only 5 rows could be kept from training to measure it on, and it takes 8" in "\n".join(notices(few))
     assert few.data.report.train == 15
 
 

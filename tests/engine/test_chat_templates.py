@@ -222,7 +222,7 @@ def test_reasoning_is_learned_where_the_template_knows_it_and_left_out_elsewhere
     assert encoded(thinks, inside).ids == encoded(thinks, THOUGHTFUL).ids
     silent = Encoder(FAMILIES["chatml"].tokenizer, max_length=1000, supervise="answers")
     assert runs(FAMILIES["chatml"], encoded(silent, THOUGHTFUL)) == ["It is 5.<|im_end|>"]
-    assert list(silent.noticed.sentences([])) == ["The model's chat template takes no reasoning: in 1 row it is left out."]
+    assert list(silent.noticed.sentences([])) == ["The model's chat template accepts no reasoning: in 1 row it is left out."]
 
 
 def test_the_prompt_of_a_talk_is_the_one_that_training_had() -> None:

@@ -43,7 +43,7 @@ def test_where_there_is_no_room_for_both_models_once_more_it_is_said(shop: Works
     assert measure_costs(tuner.context, ("before", "after"), {"before": 10**13, "after": 10**13}) == {}
     (said,) = notices(tuner)
     assert said.startswith("Speed and memory were not measured: that takes both models in memory once more, about 104001.4 GB")
-    assert said.endswith("are free.")
+    assert said.endswith("is free.")
 
 
 @pytest.mark.parametrize(

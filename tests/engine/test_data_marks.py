@@ -168,7 +168,7 @@ def test_control_tokens_of_another_model_are_named(tmp_path: Path) -> None:
 def test_html_in_an_answer_is_named(tmp_path: Path) -> None:
     rows = [{"prompt": f"Is {number} < 5 & odd?", "completion": f"No,&nbsp;{number} is not."} for number in range(20)]
     assert prepared(tmp_path, rows, byte_level(CHATML)).report.notes == [
-        "20 rows had HTML, such as &nbsp; (rows.jsonl line 1): the model reads and learns it as it stands."
+        "20 rows had HTML, such as &nbsp; (rows.jsonl line 1): the model reads and learns it as it is."
     ]
 
 

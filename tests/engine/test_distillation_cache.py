@@ -201,7 +201,7 @@ def test_a_full_disk_is_said_with_the_bytes_it_takes(tmp_path, monkeypatch) -> N
     free = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: free)
     needed = sum(supervised_counts(ROWS)) * 24 * 4 + frozen_head(pico("llama", seed=1)).weight.nbytes
-    with pytest.raises(FinetuneError, match=rf"needs {size(needed)} in .*, and 1 kB are free"):
+    with pytest.raises(FinetuneError, match=rf"needs {size(needed)} in .*, and 1 kB is free"):
         built(tmp_path)
 
 

@@ -87,7 +87,7 @@ def test_a_plan_counts_what_is_free_of_a_gpu_and_not_what_another_process_has_ta
     tuner.context = tuner.context.beside(machine=machine)
     assert tuner.plan().free_memory == 35 * 10**8
     tuner.context = tuner.context.beside(machine=replace(machine, free_gpu_memory_bytes=10**6))
-    assert "and 1 MB are free" in tuner.plan().problems[0]
+    assert "and 1 MB is free" in tuner.plan().problems[0]
 
 
 @pytest.mark.parametrize(

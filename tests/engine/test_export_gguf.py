@@ -68,7 +68,7 @@ def _check_hostile(name: str, run: RunFolder, file: Path) -> None:
     asking, chats = Asking.of(run, tokenizer), name in ("smollm3", "phi3")  # whose chats begin with a turn
     assert ("begins with <s> for the model, and not in llama.cpp" in str(asking.notes)) == chats
     if name in OPENS:  # of whose texts one part begins as llama.cpp reads otherwise, or is read as Phi's marks swallow blanks
-        assert "llama.cpp reads one space more" in asking.notes[0] or "opens with a space for the model" in asking.notes[0]
+        assert "llama.cpp reads one space more" in asking.notes[0] or "the model adds a space" in asking.notes[0]
         begins = "|".join(["^", *map(re.escape, added_tokens(tokenizer))])
         texts = [text for text in texts if not re.search(rf"({begins})[\s▁]", text)]
     texts = list(filter(None, map(asking.probe, texts)))
@@ -303,7 +303,7 @@ def test_ordinary_text_that_llama_cpp_takes_for_an_end_is_named(tmp_path: Path) 
     (run.output_dir / "tokenizer.json").write_text(json.dumps(described))
     asking = Asking.of(run, AutoTokenizer.from_pretrained(run.output_dir))
     assert words_of(asking, "out", vocabulary=size + 1, model="out").note == (
-        "llama.cpp takes <EOT> for the end of an answer, and for the model it is ordinary text."
+        "llama.cpp ends an answer at <EOT>, which is ordinary text to the model."
     )
     assert words_of(Asking.of(run, tokenizer_of("llama")), "out", vocabulary=size, model="out").note is None
 

@@ -100,7 +100,7 @@ def test_what_is_approximate_is_called_so_wherever_it_is_shown(shop: Workshop, s
     console.print(review(tuner.recipe, tuner.plan()))
     words = "its 5 likeliest tokens, the rest as one, which is approximate"
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"tells {words}" in shown
+    assert f"returns {words}" in shown
     assert "24 rows first" in shown
     assert "at temperature 2" in shown
     tuner.run()
@@ -137,7 +137,7 @@ def test_a_budget_that_is_used_up_keeps_what_was_graded_and_resume_goes_on(
     asked = len(server.asked)
     tuner = tuner_of(shop, tmp_path / "b", server, {"budget_tokens": 250})
     (warning,) = [said for said in tuner.plan().warnings if "budget_tokens" in said]
-    assert "the run will stop in between" in warning
+    assert "the run will stop partway" in warning
     with pytest.raises(BudgetUsedUp) as refused:
         tuner.run()
     assert "of 24 rows are graded and kept." in refused.value.message
@@ -239,10 +239,10 @@ def other_tokens(*, shifted: bool) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(
     ("how", "teacher", "kind", "words", "hint"),
     [
-        ({"text": True}, {}, ModelError, "does not tell log-probabilities of what it reads, so it cannot grade rows.", "vLLM"),
-        ({"most": None}, {}, ModelError, "does not tell log-probabilities of what it reads, so it cannot grade rows.", "dataset.answers"),
+        ({"text": True}, {}, ModelError, "does not return log-probabilities of prompts, so it cannot grade rows.", "vLLM"),
+        ({"most": None}, {}, ModelError, "does not return log-probabilities of prompts, so it cannot grade rows.", "dataset.answers"),
         ({"most": 5}, {}, ModelError, "greater than max allowed: 5", "--set teacher.top_k=5"),
-        ({"raw": True}, {}, ModelError, "numbers that are no log-probabilities", "--logprobs-mode raw_logprobs"),
+        ({"raw": True}, {}, ModelError, "numbers that are not log-probabilities", "--logprobs-mode raw_logprobs"),
         ({"tokenizer": other_tokens(shifted=True)}, {}, VocabularyMismatch, "it splits text differently", "same model family"),
         ({"tokenizer": other_tokens(shifted=False)}, {}, VocabularyMismatch, "is '<|system|>' there and '<|user|>' here", "model family"),
         ({}, {"model": "other"}, ModelError, "has no model 'other'", "--set teacher.model=NAME"),
@@ -270,7 +270,7 @@ def test_servers_that_cannot_grade_are_refused_before_the_run(
         ({"distillation": {"correct": 0.2}}, "`distillation.correct` and a teacher on a server"),
         ({"distillation": {"features": {"last": 0.1}}}, "`distillation.features.last` and a teacher on a server"),
         ({"distillation": {"across_tokenizers": "projected"}}, "across_tokenizers: projected` and a teacher on a server"),
-        ({"distillation": {"on_policy": {"share": 0.5}}, "training": {"epochs": 2}}, "asked before the training"),
+        ({"distillation": {"on_policy": {"share": 0.5}}, "training": {"epochs": 2}}, "asked before training"),
         ({"training": {"learning_rate": "auto"}}, "learning_rate: auto"),
         ({"approach": "fine-tuning"}, "let it grade yours"),
         ({"approach": "fine-tuning", "dataset": {"answers": "teacher"}, "teacher": {"top_k": 3}}, "`teacher.top_k`"),
@@ -293,6 +293,6 @@ def test_recipes_that_ask_more_of_a_server_than_it_tells(layer: dict[str, Any], 
 
 
 def test_a_plan_is_not_measured(shop: Workshop, server: GradingServer, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="asks nothing of a server"):
+    with pytest.raises(RecipeError, match="sends nothing to a server"):
         tuner_of(shop, tmp_path, server).plan(measure=True)
     assert not server.asked

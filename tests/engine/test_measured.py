@@ -132,7 +132,7 @@ def test_rows_that_no_model_can_take_are_an_error(shop: Workshop, tmp_path: Path
 @pytest.mark.parametrize(
     ("models", "overrides", "words"),
     [
-        (["a"], ["training.epochs=1"], "training.epochs says nothing about a measurement"),
+        (["a"], ["training.epochs=1"], "training.epochs has no effect on a measurement"),
         (["a"], ["dataset.held_out=0.2"], "dataset.held_out says nothing"),
         (["a"] * 27, [], "At most 26 models"),
     ],

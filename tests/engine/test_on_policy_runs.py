@@ -171,7 +171,7 @@ class TestRefusals:
             ({"approach": "fine-tuning", "model": "gpt2", "teacher": None}, "needs `approach: distillation`"),
             ({"training": {"epochs": 1}}, "begins after the first epoch, and `training.epochs: 1`"),
             ({"teacher": {"source": "gpt2", "system": "Be brief."}, "distillation": {"supervise": "answers"}}, "`teacher.system`"),
-            ({"distillation": {"across_tokenizers": "projected"}}, "only a teacher of the same tokens"),
+            ({"distillation": {"across_tokenizers": "projected"}}, "only a teacher with the same tokenizer"),
             ({"teacher": {"server": "http://localhost:1/v1", "model": "m"}, "dataset": {"source": "generated"}}, "on a server"),
             ({"distillation": {"on_policy": {"share": 1.5}}}, "distillation.on_policy.share"),
             ({"distillation": {"on_policy": {"refresh": 0}}}, "distillation.on_policy.refresh"),

@@ -62,7 +62,7 @@ def test_two_workers_ask_a_teacher_and_train_as_one_process_does_although_one_is
     assert outcome.complete
     (again,) = reporter.of(Resumed)
     assert 4 <= again.step < 16
-    assert f"A worker was lost; all of them go on behind step {again.step}." in [notice.text for notice in reporter.of(Notice)]
+    assert f"A worker was lost; all of them continue after step {again.step}." in [notice.text for notice in reporter.of(Notice)]
     assert "2 processes run the teacher, each on its share of the rows." in [notice.text for notice in reporter.of(Notice)]
     found = compare(*layers)
     assert max(found.loss, found.weight) <= TOLERANCE
@@ -72,7 +72,7 @@ def test_two_workers_ask_a_teacher_and_train_as_one_process_does_although_one_is
 @needs_ray
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({}, "How many workers train on Ray has to be said"), ({"processes": 2, "nodes": 2, "rendezvous": "a:1"}, "Ray knows the nodes")],
+    [({}, "The engine `ray` needs the number of workers"), ({"processes": 2, "nodes": 2, "rendezvous": "a:1"}, "Ray knows the nodes")],
 )
 def test_what_is_rays_business_is_refused_before_the_run(options: dict[str, Any], words: str, tmp_path: Path) -> None:
     shop = Workshop(tmp_path)

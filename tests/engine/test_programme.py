@@ -271,7 +271,7 @@ class TestTerms:
         assert_same_weights(online, read, tolerance=1e-6)
         assert said.last_parts[name] == pytest.approx(told.last_parts[name], rel=1e-6)
         if name != "last":
-            with pytest.raises(RecipeError, match="This cache has not all of the inner layers and relations"):
+            with pytest.raises(RecipeError, match="This cache lacks inner layers or relations"):
                 run(tmp_path, None, cached(signal, 7, tmp_path), **asked)
 
     def test_accumulating_changes_nothing(self, name: str, tmp_path: Any) -> None:

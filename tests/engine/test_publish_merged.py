@@ -188,7 +188,7 @@ def test_too_little_room_is_said_with_sizes_and_leaves_nothing(tmp_path: Path, m
     run = run_of("lora", tmp_path)
     free = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: free)
-    with pytest.raises(DiskFull, match=r"The merged model needs \d+ kB in .*, and 1 kB are free"):
+    with pytest.raises(DiskFull, match=r"The merged model needs \d+ kB in .*, and 1 kB is free"):
         Merged.export(run, tmp_path / "plain", RUNTIME, Recorder())
     assert not list(tmp_path.glob("*plain*"))
 

@@ -201,7 +201,7 @@ def test_rows_of_a_file_by_its_name(shop: Workshop, tmp_path: Path) -> None:
         ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "the rows that were given has the columns left, right, and none"),
         ({"teacher_model": 3}, RecipeError, "teacher_model is of type int."),
         ({"args": {"num_train_epochs": 1}}, RecipeError, "args is of type dict."),
-        ({"train_dataset": []}, DatasetError, "There are no rows in what was given."),
+        ({"train_dataset": []}, DatasetError, "The data contains no rows."),
         ({"train_dataset": "no-such-rows.jsonl"}, DatasetError, "There is no file no-such-rows.jsonl."),
         ({"objective": "forward_lk"}, RecipeError, "There is no objective 'forward_lk'. Did you mean forward_kl?"),
     ],

@@ -156,8 +156,8 @@ def test_the_weights_may_move_to_another_place() -> None:
 @pytest.mark.parametrize(
     ("shape", "format", "said", "hint"),
     [
-        ({"intermediate_size": 40}, "q4_0", r"a row of model\.layers\.0\.mlp\.down_proj has 40 weights, no multiple of 32", "quantize=nf4"),
-        ({"hidden_size": 48, "num_attention_heads": 6, "head_dim": 16}, "q8_0", "has 48 weights, no multiple of 32", "quantize=nf4"),
+        ({"intermediate_size": 40}, "q4_0", r"a row of .*mlp\.down_proj has 40 weights, not a multiple of 32", "quantize=nf4"),
+        ({"hidden_size": 48, "num_attention_heads": 6, "head_dim": 16}, "q8_0", "has 48 weights, not a multiple of 32", "quantize=nf4"),
     ],
 )
 def test_rows_that_are_no_whole_blocks_are_named(shape: dict[str, int], format: str, said: str, hint: str) -> None:

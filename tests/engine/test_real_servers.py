@@ -102,7 +102,7 @@ def test_transformers_serve_writes_and_is_refused_where_it_should_grade(tmp_path
         )
         assert [(each.text, each.ended) for each in found] == [("hi", True)] * 3
         assert all(each.tokens > 3 for each in found)
-        with pytest.raises(ModelError, match="does not tell log-probabilities of what it reads, so it cannot grade rows"):
+        with pytest.raises(ModelError, match="does not return log-probabilities of prompts, so it cannot grade rows"):
             Grader(server, made, likeliest=20, vocabulary=tokens_of(made), budget=None).check()
 
 
@@ -136,6 +136,6 @@ def test_llama_cpps_server_writes_and_is_refused_where_it_should_grade(tmp_path:
         assert all(3 < each.tokens <= 64 for each in found)
         assert len({each.text for each in server.completions([chats[0]] * 3, most=8, seeds=[1, 2, 3])}) == 3, "it samples, by the seed"
         tokens = tokenizer_of("llama")
-        with pytest.raises(ModelError, match="does not tell log-probabilities of what it reads, so it cannot grade rows"):
+        with pytest.raises(ModelError, match="does not return log-probabilities of prompts, so it cannot grade rows"):
             Grader(server, tokens, likeliest=20, vocabulary=tokens_of(tokens), budget=None).check()
         process.stdin.close()

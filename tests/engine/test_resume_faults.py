@@ -172,7 +172,7 @@ def test_a_disk_that_fills_up_costs_no_work(forks: Forks, shop: Workshop, small_
             time.sleep(0.002)  # the run needs the processor too
     assert forks.wait() == 1, log(shop)
     assert "DiskFull: The checkpoint of step" in log(shop)
-    assert re.search(r"needs about \d+ kB, and \d+ kB are free", log(shop))
+    assert re.search(r"needs about \d+ kB, and \d+ kB is free", log(shop))
     assert "resume" in log(shop)
     problems: list[str] = []
     kept = checkpoints(layer).newest(problems.append)

@@ -77,12 +77,12 @@ def test_the_last_student_that_keeps_enough_is_the_result(shop: Workshop, told: 
     assert result.training["steps"] == 9, "all rounds"
     card, page = card_of(tuner.folder, repo=None), (tuner.folder.run / "report.html").read_text()
     for text in (card, page):
-        assert "keeps 92 % of its teacher on the rows to decide by, the result" in text
-        assert "keeps 60 % of its teacher on the rows to decide by" in text
+        assert "keeps 92 % of its teacher on the validation rows, the result" in text
+        assert "keeps 60 % of its teacher on the validation rows" in text
     assert "4 of 6 layers (" in card
     recorder = recorded(tuner)
-    said = "The student of round 2, with 4 layers, is the result: it keeps 92 % of its teacher; with 3 layers it is 60 %"
-    assert any(notice.text.startswith(said) for notice in recorder.of(Notice))
+    said = "The result is the student of round 2, with 4 layers: it keeps 92 % of its teacher. The next, with 3 layers, keeps only 60 %."
+    assert any(notice.text == said for notice in recorder.of(Notice))
     assert not tuner.folder.rounds.exists()
     written = Recipe.load(tuner.folder.recipe)
     assert written.distillation.rounds == [5, 4, 3]
@@ -161,7 +161,7 @@ def test_the_plan_counts_every_round_that_may_come(shop: Workshop) -> None:
 
 def test_a_teacher_that_knows_nothing_is_refused(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(round_check, "METRIC", "none")
-    with pytest.raises(RecipeError, match="The teacher has no answer right") as refused:
+    with pytest.raises(RecipeError, match="None of the teacher's answers is right") as refused:
         shop.tuner(layer(shop, {"retention": 0.9})).run()
     assert refused.value.exit_code == 2
 

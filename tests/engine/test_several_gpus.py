@@ -187,9 +187,9 @@ def test_rounds_train_on_one_node(rounds: dict[str, object], shop: Workshop) -> 
 
 
 def test_several_nodes_need_a_place_to_meet_and_a_number() -> None:
-    with pytest.raises(BadInput, match="need a place to meet"):
+    with pytest.raises(BadInput, match="need a rendezvous address"):
         RuntimeOptions(nodes=2)
-    with pytest.raises(BadInput, match="need a place to meet"):
+    with pytest.raises(BadInput, match="need a rendezvous address"):
         RuntimeOptions(nodes=2, rendezvous="a")
     with pytest.raises(BadInput, match="One node meets nobody"):
         RuntimeOptions(rendezvous="a:1")

@@ -154,7 +154,7 @@ def test_weights_are_cut_where_a_gpu_has_no_room_for_all_and_the_plan_says_it_in
 @pytest.mark.parametrize(
     ("changes", "options", "kind", "words"),
     [
-        ({}, {"processes": 1}, BadInput, "One process has no others to share the weights with"),
+        ({}, {"processes": 1}, BadInput, "One process cannot shard the weights"),
         ({"method": {"kind": "adalora"}}, {}, RecipeError, "The method adalora trains a model that is whole on each GPU"),
         ({"method": {"kind": "qlora"}}, {}, RecipeError, "The method qlora trains a model that is whole on each GPU"),
         ({"approach": "distillation", "distillation": {"quantize": {"format": "q8_0"}}}, {}, RecipeError, "computes in few bits"),

@@ -89,7 +89,7 @@ def test_a_server_answers_the_prompts_of_a_file_and_a_model_learns_it(shop: Work
     assert report.generated == {"by": planned.making["by"], "licence": None, "tried": 32, "kept": len(rows), "thrown": event.thrown} | {
         "answers": True
     }
-    assert f"was asked 32 prompts, and {len(rows)} became rows. Thrown away: " in report.notes[-1]
+    assert f"was given 32 prompts, and {len(rows)} became rows. Discarded: " in report.notes[-1]
     assert f"The answers to the data's prompts were written by {MODEL} on a server" in tuner.folder.card.read_text()
     assert result.scores["after"]["perplexity"] < result.scores["before"]["perplexity"]
     asked_before = len(server.asked)
@@ -228,7 +228,7 @@ def tokens(shop: Workshop, server: CompletionsServer, place: Path) -> dict[str, 
         (no_template, ModelError, "teller has no chat template, so it cannot answer prompts."),
         (itself, RecipeError, "learns nothing new from rows that it wrote itself"),
         (nobody, RecipeError, "learns nothing new from rows that it wrote itself"),
-        (tokens, UnknownFormat, "rows of tokens, which are no prompts for a teacher"),
+        (tokens, UnknownFormat, "tokenised rows, which cannot prompt a teacher"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -60,7 +60,7 @@ def test_the_rows_become_an_ordinary_dataset_and_everything_is_counted(whole: LL
     report = json.loads(whole.folder.data_report.read_text())
     assert report["train"] + report["held_out"] + report["held_out_dropped"] == 24
     assert report["generated"] == {"by": "talker", "licence": None, "tried": event.tried, "kept": 24, "thrown": event.thrown}
-    said = f"talker wrote {event.tried} prompts, and 24 became rows. Thrown away: "
+    said = f"talker wrote {event.tried} prompts, and 24 became rows. Discarded: "
     assert any(note.startswith(said) for note in report["notes"])
     assert any(notice.text.startswith(said) for notice in recorder.of(Notice))
     assert said in (whole.folder.run / "report.html").read_text()

@@ -138,9 +138,9 @@ def test_what_cannot_work_is_refused_in_a_sentence_and_leaves_nothing(shop: Work
         ({"approach": "distillation"}, "a teacher on a server, which gives no weights to make a student from"),
         ({"dataset": {"source": "rows.csv"}}, "a teacher on a server, which writes rows"),
         ({"teacher": {"model": None}}, "needs a `model`"),
-        ({"teacher": {"server": "localhost:8000"}}, "no address such as http://localhost:8000/v1"),
+        ({"teacher": {"server": "localhost:8000"}}, "not an address such as http://localhost:8000/v1"),
         ({"teacher": {"server": "http://me:secret@host/v1"}}, "without a password in it"),
-        ({"teacher": {"key": KEY}}, "no name of an environment variable"),
+        ({"teacher": {"key": KEY}}, "not the name of an environment variable"),
         ({"teacher": {"load_in": "4bit"}}, "loads its model itself"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_size_takes_the_place_of_other_amounts_and_the_other_way_round(tmp_pat
     "changes", [{"teacher": {"source": "org/big", "load_in": "8bit"}}, {"teachers": [{"source": "a", "load_in": "4bit"}, "b"]}]
 )
 def test_a_student_is_not_made_from_rounded_weights(changes: dict[str, object]) -> None:
-    with pytest.raises(RecipeError, match="`load_in`, of whose rounded weights no student can be made") as refused:
+    with pytest.raises(RecipeError, match="`load_in`, and no student can be made from rounded weights") as refused:
         Recipe.from_layers({"approach": "distillation", **changes})
     assert refused.value.exit_code == 2
     assert Recipe.from_layers({"approach": "distillation", "model": "org/small", **changes}).all_teachers[0].load_in

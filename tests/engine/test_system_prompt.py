@@ -162,5 +162,5 @@ class TestTheRecipe:
     def test_only_answers_are_compared(self) -> None:
         recipe = Recipe.from_layers({"approach": "distillation", "teacher": {"source": "gpt2-medium", "system": PROMPT}})
         assert recipe.distillation.supervise == "answers"
-        with pytest.raises(RecipeError, match="only `supervise: answers` can compare both"):
+        with pytest.raises(RecipeError, match="only answers can be compared: use `supervise: answers`"):
             recipe.with_changes({"distillation": {"supervise": "all"}})

@@ -361,7 +361,7 @@ class TestRuns:
             *(({"layers": given}, {}, "must be none, auto, or numbers of layers") for given in ([0], [], "all", 3, [True])),
             ({"relations": ["v", "v"]}, {}, "must name each of them once"),
             ({"last": -1}, {}, r"distillation\.features\.last"),
-            (ALL, {"cache": "hidden", "rounds": [2]}, "which are others in each round, .* and `distillation.cache: hidden`"),
+            (ALL, {"cache": "hidden", "rounds": [2]}, "which change in each round, .* and `distillation.cache: hidden`"),
             (ALL, {"round_teacher": "previous", "rounds": [2]}, "which compares the layers of one teacher, and `round_teacher: previous`"),
             ({"last": 0.1}, {"cache": "gradient"}, "`distillation.cache: gradient`, which has none"),
             ({"last": 0.1}, {"alpha": 1.0}, "`distillation.alpha: 1`, which asks no teacher"),
@@ -377,7 +377,7 @@ class TestRuns:
         with pytest.raises(RecipeError, match="which compares the student with one teacher, and `teachers`"):
             Recipe.from_layers({**several, "distillation": {"features": {"last": 0.1}}})
         told = {"approach": "distillation", "teacher": {"source": "gpt2", "system": "be short"}}
-        with pytest.raises(RecipeError, match=r"`teacher\.system`, which the student has not"):
+        with pytest.raises(RecipeError, match=r"`teacher\.system`, which the student lacks"):
             Recipe.from_layers({**told, "distillation": {"features": {"relations": "k"}}})
 
 

@@ -161,7 +161,7 @@ def test_what_likeliest_tokens_do_not_serve_is_refused(more: dict[str, Any], sai
 
 def test_several_teachers_are_refused(tmp_path: Any) -> None:
     cache = build_cache("top_k", teacher_of(), ROWS, tmp_path / "top")
-    with pytest.raises(RecipeError, match="one teacher is compared, and there are several"):
+    with pytest.raises(RecipeError, match="one teacher only, and there are several"):
         run(tmp_path, cache=[cache, cache])
 
 

@@ -96,7 +96,7 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         answer(terminal, "Dataset", DOWN)
         for question in ("Is this right?", "Rows to use"):
             answer(terminal, question)
-        terminal.wait_for("Method: Full, every weight learns")
+        terminal.wait_for("Method: Full, every weight trains")
         terminal.wait_for("1 to 5")
         for question in (
             "Temperature",

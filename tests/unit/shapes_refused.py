@@ -110,7 +110,7 @@ REFUSED: dict[str, Refused] = {
     "translations": Refused(
         "a.jsonl",
         {"translation": {"en": "q", "de": "a"}},
-        "a.jsonl has pairs in the column translation (en and de), and does not say which is the prompt.",
+        "a.jsonl has pairs in the column translation (en and de), but does not say which is the prompt.",
     ),
     "pairs of sentences": Refused(
         "a.jsonl",
@@ -128,7 +128,7 @@ REFUSED: dict[str, Refused] = {
     "labels that are shifted": Refused(
         "a.jsonl",
         {"input_ids": [1, 2, 3], "labels": [2, 3, -100]},
-        f"{FIRST}column labels is shifted by one token already; labels must stand at the place of their own token",
+        f"{FIRST}column labels is shifted by one token already; each label must be at the position of its own token",
     ),
     "tokens that are no whole numbers": Refused(
         "a.jsonl", {"input_ids": [1.5, 2]}, f"{FIRST}column input_ids has no list of whole numbers"

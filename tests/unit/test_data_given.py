@@ -79,9 +79,9 @@ def test_a_dataset_of_the_library_is_rows_and_several_splits_are_named() -> None
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ([], "There are no rows"),
-        ([3], "Row 1 is of type int, which is no row."),
-        ([{"prompt": "a", "completion": "b"}, None], "Row 2 is of type NoneType, which is no row."),
+        ([], "contains no rows"),
+        ([3], "Row 1 is of type int, which is not a row."),
+        ([{"prompt": "a", "completion": "b"}, None], "Row 2 is of type NoneType, which is not a row."),
         ({"prompt": ["a"], "completion": ["b", "c"]}, "The columns are not equally long: prompt 1, completion 2."),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_is_neither_text_nor_a_number_is_refused_and_an_empty_cell_is_empty
     path = saved([{"price": Decimal("1.50"), "file": Path("a.txt"), "none": NAType()}], tmp_path)
     assert json.loads(Path(path).read_text()) == {"price": "1.50", "file": "a.txt", "none": None}
     for value in (b"a", object(), {1, 2}):
-        with pytest.raises(DatasetError, match=f"A row has a value of type {type(value).__name__}, which is no text"):
+        with pytest.raises(DatasetError, match=f"A row has a value of type {type(value).__name__}, which is not text"):
             saved([{"text": "a", "image": value}], tmp_path)
 
 

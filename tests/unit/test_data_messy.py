@@ -284,7 +284,7 @@ def test_reasoning_in_a_column_is_that_of_the_answer(tmp_path: Path, key: str, n
 @pytest.mark.parametrize(
     ("row", "hint"),
     [
-        ({"id": 1, "turns": PAIR}, "Say it: --set dataset.columns.messages=turns"),
+        ({"id": 1, "turns": PAIR}, "Name the column: --set dataset.columns.messages=turns"),
         (
             {"id": "x", "problem": "why is", "key": "A b"},
             "Name them: --set dataset.columns.prompt=problem --set dataset.columns.completion=key",

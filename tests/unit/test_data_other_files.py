@@ -70,7 +70,7 @@ def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -
     with pytest.raises(UnknownFormat, match=r"deu\.txt has a table, whose columns have no names") as refused:
         read(tmp_path / "deu.txt")
     assert "rename it to end in .tsv" in str(refused.value.hint)
-    assert str(refused.value.hint).endswith("To learn each line as it stands: --set dataset.text_as=line")
+    assert str(refused.value.hint).endswith("To learn each line as it is: --set dataset.text_as=line")
     assert len(divide(read(tmp_path / "deu.txt", text_as="line"), None, DatasetSpec(source="deu.txt"), seed=1).train) == 11
     (tmp_path / "deu.tsv").write_text("prompt\tcompletion\tsource\n" + "".join(lines))
     assert learned(read(tmp_path / "deu.tsv"))[0] == ("Go 0.", "Geh 0.")

@@ -107,7 +107,7 @@ def test_of_a_chat_it_is_said_that_times_and_names_are_learned(tmp_path: Path, l
     (tmp_path / "_chat.txt").write_text(said, encoding="utf-8")
     rows = read(tmp_path / "_chat.txt")
     assert "".join(text for (text,) in learned(rows)).count("Ben: ") == len(ROWS)
-    assert rows.facts.notes[0].startswith("_chat.txt looks like a chat, and is learned as it stands, with the times and names.")
+    assert rows.facts.notes[0].startswith("_chat.txt looks like a chat, and is learned as it is, with times and names.")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_front_matter_is_not_learned_and_its_title_stays_with_its_text(tmp_path:
     assert [text for (text,) in learned(rows)][:2] == ["# Note 0\n\nIts text.", "## More\n\nAnd more."]
     assert [row["line"] for row in rows.dataset][:2] == [8, 12]
     assert rows.facts.notes == [
-        "What stands between --- above the text of Markdown files is not learned. To learn it too: --set dataset.text_as=document"
+        "The front matter of Markdown files (between two lines of ---) is not learned. To learn it too: --set dataset.text_as=document"
     ]
     assert learned(read(tmp_path / "notes", text_as="document"))[0][0].startswith(FRONT)
 
@@ -287,7 +287,8 @@ def test_a_table_without_names_is_told_by_a_cell_that_is_in_other_rows_too(tmp_p
     (tmp_path / "sms.tsv").write_text("ham\tSee you there\nspam\tYou have won\nham\tOk, later\n")
     with pytest.raises(UnknownFormat) as refused:
         read(tmp_path / "sms.tsv")
-    assert str(refused.value.hint).startswith("Its first line may be a row, as 'ham' is in others too: put a line with names above it.")
+    hint = "Its first line may be a row, since 'ham' is in others too: put a line with column names above it."
+    assert str(refused.value.hint).startswith(hint)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ def test_a_chat_of_people_asks_who_is_who(tmp_path: Path, turn: dict[str, Any], 
     (tmp_path / "chat.json").write_text(json.dumps([{"name": "A chat", "messages": [{**turn, "content": "Hi"}] * 3}]))
     with pytest.raises(BadRow, match=f"a message {said}; known are system, user, assistant and tool") as refused:
         read(tmp_path / "chat.json")
-    assert refused.value.hint == "Say who is who: the role assistant is learned, and the others are user."
+    assert refused.value.hint == "Give every message a role: assistant for answers to learn, user for the rest."
 
 
 def test_files_without_rows_beside_the_data_are_named(tmp_path: Path) -> None:

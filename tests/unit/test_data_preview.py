@@ -91,7 +91,7 @@ def test_reasoning_is_shown_with_the_answer_that_it_belongs_to(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "2 + 2?", "cot": "Two twos.", "answer": "4"}, ["Reasoning is learned if the model's chat template takes it"]),
+        ({"question": "2 + 2?", "cot": "Two twos.", "answer": "4"}, ["Reasoning is learned if the model's chat template accepts it"]),
         ({"messages": [ASKED, {**ANSWER, "reasoning_content": "Two twos."}]}, ["Reasoning is learned if"]),
         ({"messages": [ASKED, {**ANSWER, "tool_calls": [CALL]}, {"role": "tool", "content": "4"}, ANSWER]}, ["Tool calls are learned if"]),
         ({"messages": [ASKED, {**ANSWER, "tool_calls": [CALL], "reasoning_content": "a"}]}, ["Reasoning is", "Tool calls are"]),

@@ -29,7 +29,7 @@ def test_the_doctor_says_what_of_the_cache_is_large_and_can_be_deleted(tmp_path:
         (tmp_path / name).write_bytes(b"\0" * taken)
     ((label, said, fine),) = _cache(tmp_path)
     assert (label, fine) == ("cache", True)
-    assert said == "12 MB: teachers 9 MB, models 3 MB; what you delete of it is made again when it is needed"
+    assert said == "12 MB: teachers 9 MB, models 3 MB; what you delete is made again when it is needed"
 
 
 def test_the_doctor_looks_at_a_cache_in_which_a_run_renames_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

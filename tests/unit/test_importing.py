@@ -103,14 +103,14 @@ def test_no_key_is_dropped_without_a_word(example: Path, place: Path) -> None:
         assert re.search(rf"#.*\b{key}\b|^#   +{key}\b", text, re.MULTILINE), key
 
 
-@pytest.mark.parametrize("source", registry.names("importers"))
+@pytest.mark.parametrize("source", registry.BUILT_IN["importers"])
 def test_an_unknown_key_is_listed_with_the_nearest(source: str, place: Path) -> None:
     found = imported(place, example(source, "lora").replace("learning_rate", "lerning_rate", 1))
     assert found.said(UNKNOWN) == ["lerning_rate: Did you mean learning_rate?"]
     assert "# Not known, and left out:\n#   lerning_rate: Did you mean learning_rate?" in found.text()
 
 
-@pytest.mark.parametrize("source", registry.names("importers"))
+@pytest.mark.parametrize("source", registry.BUILT_IN["importers"])
 def test_every_rule_says_what_becomes_of_its_key_and_names_real_recipe_keys(source: str) -> None:
     keys = registry.load("importers", source).keys
     assert len(keys) > 150
@@ -154,9 +154,12 @@ def test_columns_of_axolotls_types_are_read_as_it_reads_them(name: str, place: P
         ("{model_name_or_path: m, stage: kto, finetuning_type: lora}", "`stage: kto` asks for training from preferences, which"),
         ("{model_name_or_path: m, stage: sft, finetuning_type: oft}", "There is no method oft here."),
         ("{model_name_or_path: m, stage: sft, do_predict: true, eval_dataset: tickets}", "`do_predict: true` without `do_train` is not a"),
-        ("{model_name_or_path: m, export_dir: merged, template: x}", "`export_dir: merged` without `do_train` is not a training."),
-        ("{model_name_or_path: m, template: qwen, infer_backend: huggingface}", "It names no rows to train on, so it is no training."),
-        ("{micro_batch_size: 1, num_epochs: 1, datasets: [{path: a.jsonl}]}", "It names no model, so it is no training."),
+        ("{model_name_or_path: m, export_dir: merged, template: x}", "`export_dir: merged` without `do_train` is not a training run."),
+        (
+            "{model_name_or_path: m, template: qwen, infer_backend: huggingface}",
+            "It names no rows to train on, so it is not a training run.",
+        ),
+        ("{micro_batch_size: 1, num_epochs: 1, datasets: [{path: a.jsonl}]}", "It names no model, so it is not a training run."),
         ("{model: m, template: qwen3, cutoff_len: 9, train_dataset: d.yaml}", "`model: m` is how version 1 of LLaMA-Factory begins, whose"),
         ("{model_name_or_path: m, stage: sft, dataset: pairs}", "dataset_info.json of pairs is a dataset of preferences"),
     ],

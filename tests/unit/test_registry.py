@@ -67,7 +67,7 @@ def test_a_method_is_one_object_and_subclasses_inherit() -> None:
     assert type(qlora).attach is type(lora).attach
 
 
-@pytest.mark.parametrize("name", registry.names("methods"))
+@pytest.mark.parametrize("name", registry.BUILT_IN["methods"])
 def test_a_methods_spec_is_of_its_kind(name: str) -> None:
     spec = Recipe.from_layers({"method": name}).method
     assert isinstance(spec, MethodSpec)

@@ -20,7 +20,7 @@ from finetune.wizard.asking.undo import Rewind
 DISTILLING = {"approach": "distillation"}
 
 
-@pytest.mark.parametrize("name", registry.names("curricula"))
+@pytest.mark.parametrize("name", registry.BUILT_IN["curricula"])
 def test_every_curriculum_ends_with_the_student_of_the_recipe(name: str) -> None:
     asked = {"progressive": {"rounds": [24, 20, 15]}, "warm_then_on_policy": {"on_policy": {"share": 0.5}}}
     recipe = Recipe.from_layers(DISTILLING, {"distillation": asked.get(name, {})})

@@ -78,7 +78,7 @@ def test_the_wizard_holds_the_temperature_to_its_usual_range(monkeypatch: pytest
     assert prompter.helps["distillation.temperature"].endswith("Usually 2 to 3.")
 
 
-@pytest.mark.parametrize("method", registry.names("methods"))
+@pytest.mark.parametrize("method", registry.BUILT_IN["methods"])
 def test_the_rate_that_is_proposed_and_explained_is_the_methods(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = registry.load("methods", method)
     monkeypatch.setattr(chosen, "learning_rate", 0.0123)

@@ -148,7 +148,7 @@ def test_other_errors_inside_a_folder_are_not_taken_for_those_of_the_cache(tmp_p
 
 def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
     check_room("It", 1000, tmp_path / "not" / "there" / "yet", "set HF_HOME")
-    with pytest.raises(DiskFull, match=r"needs [\d.,]+ GB in .*, and [\d.,]+ GB are free") as caught:
+    with pytest.raises(DiskFull, match=r"needs [\d.,]+ GB in .*, and [\d.,]+ GB is free") as caught:
         check_room("It", free_disk(tmp_path) * 2, tmp_path, "set HF_HOME")
     assert "HF_HOME" in str(caught.value.hint)
     with (

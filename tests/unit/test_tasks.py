@@ -90,8 +90,8 @@ def test_practice_is_overruled_key_by_key_and_left_out() -> None:
     [
         ({"training": {"epochs": 1}}, "which begins after the first epoch, and `training.epochs: 1`: train for 2 or more"),
         ({"teacher": {"source": "gpt2", "system": "Be brief."}, "distillation": {"supervise": "answers"}}, "and `teacher.system`"),
-        ({"distillation": {"across_tokenizers": "projected"}}, "only a teacher of the same tokens can read answers"),
-        ({"distillation": {"features": {"last": 0.1}}}, "which work one at a time"),
+        ({"distillation": {"across_tokenizers": "projected"}}, "only a teacher with the same tokenizer can read answers"),
+        ({"distillation": {"features": {"last": 0.1}}}, "which cannot be combined"),
     ],
 )
 def test_what_practice_refuses_names_the_task(task: str, change: dict[str, Any], words: str) -> None:

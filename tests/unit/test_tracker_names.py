@@ -39,7 +39,7 @@ def test_an_unknown_tracker_is_refused_and_the_nearest_named() -> None:
     assert refused.value.hint == "Known: tensorboard, wandb, mlflow, trackio."
 
 
-@pytest.mark.parametrize("name", registry.names("trackers"))
+@pytest.mark.parametrize("name", registry.BUILT_IN["trackers"])
 def test_a_tracker_that_is_not_installed_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with_installed(monkeypatch)
     with pytest.raises(RecipeError, match=rf"training\.report_to names {name}, but {name} is not installed\.") as refused:

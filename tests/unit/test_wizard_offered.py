@@ -67,4 +67,4 @@ def test_every_choice_can_be_taken(name: str, tmp_path: Path, monkeypatch: pytes
     for (session, key), value in LEFT.items():
         if session == name:
             assert key not in prompter.asked
-            assert f"{value}. Nothing else goes with your other answers." in prompter.shown
+            assert f"{value}. Nothing else fits your other answers." in prompter.shown

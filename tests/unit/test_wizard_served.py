@@ -54,9 +54,9 @@ def test_each_answer_is_checked_before_the_next_question() -> None:
     assert recipe.grader is not None
     assert (recipe.grader.key, recipe.grader.budget_tokens) == ("MY_KEY", 50_000)
     for said in (
-        "Has a `server` that is no address such as http://localhost:8000/v1, without a password in it.",
+        "Has a `server` that is not an address such as http://localhost:8000/v1, without a password in it.",
         "Type the name of the model.",
-        "Has a `key` that is no name of an environment variable.",
+        "Has a `key` that is not the name of an environment variable.",
         "Must be at least 1, not '0'.",
     ):
         assert said in prompter.shown

@@ -147,7 +147,7 @@ def test_no_hint_of_the_engine_says_set_in_a_conversation() -> None:
         ("Lower it: --set 'training.learning_rate=5e-05'.", "Lower it: Learning rate 5e-05 (Training)."),
         ("To skip them: --set dataset.bad_rows=0.2", "To skip them: `dataset.bad_rows: 0.2` in a recipe that you save and run"),
         ("Hold out more (--set dataset.held_out=0.2).", "Hold out more (Held out 0.2, under Training, advanced settings)."),
-        ("Rename it. To learn each line as it stands: --set dataset.text_as=line", "Rename it."),
+        ("Rename it. To learn each line as it is: --set dataset.text_as=line", "Rename it."),
         ("Sign in: hf auth login", "Sign in: hf auth login"),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_method_that_is_the_only_one_is_told_and_not_asked() -> None:
     prompter = enter_all_the_way(approach="distillation")
     assert ask(prompter).method.kind == "full"
     assert "method.kind" not in prompter.asked
-    assert any(line.startswith("Method: Full, every weight learns") and "No other can be used" in line for line in prompter.shown)
+    assert any(line.startswith("Method: Full, every weight trains") and "No other can be used" in line for line in prompter.shown)
 
 
 # What a file has.

@@ -149,7 +149,7 @@ def data(records: Records) -> Html:
     report = records.data
     if "read" not in report:
         return Html()
-    parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report.get("deciding", 0), "to decide by")]
+    parts = [(report["train"], "to train on"), (report["held_out"], "held out"), (report.get("deciding", 0), "for validation")]
     parts += [(report["skipped"], "skipped"), (report["blank"], "blank")]
     parts += [(sum(report.get("left_out", {}).values()), "left out"), (report.get("not_asked", 0), "not asked for")]
     parts += [(report.get("not_measured", 0), "of the other split not used")]

@@ -102,14 +102,14 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     if nested is not None and find_column(columns, *PROMPTS) is None:
         one, two = list(sample[0][nested])[:2]
         return UnknownFormat(
-            f"{_has(where)} pairs in the column {nested} ({one} and {two}), and does not say which is the prompt.",
-            hint=f"Say it: --set {_set('prompt', f'{nested}.{one}')} --set {_set('completion', f'{nested}.{two}')}",
+            f"{_has(where)} pairs in the column {nested} ({one} and {two}), but does not say which is the prompt.",
+            hint=f"Name the columns: --set {_set('prompt', f'{nested}.{one}')} --set {_set('completion', f'{nested}.{two}')}",
         )
     chat = next((column for column in columns if sample and all(_is_talk(row.get(column)) for row in sample)), None)
     if chat is not None:
         return UnknownFormat(
-            f"{_has(where)} conversations in the column {chat}, which is no known name for them.",
-            hint=f"Say it: --set {_set('messages', chat)}",
+            f"{_has(where)} conversations in the column {chat}, a name that is not recognised.",
+            hint=f"Name the column: --set {_set('messages', chat)}",
         )
     prompt = find_column(columns, *PROMPTS)
     texts = [name for name in columns if not any(isinstance(row.get(name), list | dict) for row in sample) and not NUMBER_OF.search(name)]
@@ -117,7 +117,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     example, other = [*proposed, "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
     if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):
-        hint = f"Its first line may be a row, as {row!r} is in others too: put a line with names above it. {hint}"
+        hint = f"Its first line may be a row, since {row!r} is in others too: put a line with column names above it. {hint}"
     if prompt is None:
         unknown = f"{_has(where)} {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages."
         return UnknownFormat(unknown, hint=hint)

@@ -27,7 +27,7 @@ YES, NO = {"true", "yes", "y", "t", "on"}, {"false", "no", "n", "f", "off"}
 KEPT_NAMES = 4096  # the same few names come with every turn
 
 FRACTIONS = "Weights of turns other than 0 and 1 count as 1"
-ASKED = "Turns of the user or the system that are marked to be learned are not: only answers are"
+ASKED = "User and system turns that are marked to be learned are not learned: only answers are"
 
 
 @lru_cache(maxsize=KEPT_NAMES)

@@ -75,7 +75,7 @@ class Tokenized:
             return labels
         following = [*ids[1:], NO_LOSS]
         if all(label in (NO_LOSS, after) for label, after in zip(labels, following, strict=True)):
-            raise RowProblem(f"column {column} is shifted by one token already; labels must stand at the place of their own token")
+            raise RowProblem(f"column {column} is shifted by one token already; each label must be at the position of its own token")
         what = f"column {column} has {labels[wrong]} at place {wrong}"
         raise RowProblem(f"{what}, which is neither {NO_LOSS} nor the token there, {ids[wrong]}")
 

@@ -60,7 +60,7 @@ LOOKS = (
 )
 SAMPLE = 1 << 16  # characters that readers hand over, at most
 LONGEST_NAME = 40  # characters of a column's name, in a line that is taken for a header
-AS_TEXT = "To learn each line as it stands: --set dataset.text_as=line"  # a document would be a single row
+AS_TEXT = "To learn each line as it is: --set dataset.text_as=line"  # a document would be a single row
 
 
 def check_kind(sample: str, file: DataFile) -> None:

@@ -25,7 +25,7 @@ HEADING = {".txt": re.compile(r"\s*(= )+[^=\n]+( =)+\s*"), ".md": re.compile(r"\
 TITLE = {".txt": re.compile(r"\s*= [^=\n]+ =\s*(\n|$)"), ".md": re.compile(r"\s*# ")}  # of the first level
 SAMPLE = 1 << 16
 FRONT_MATTER = re.compile(r"---[ \t]*\n[\w-]+:.*\n(?:(?:[\w-]+:|[ \t]|-|#).*\n|\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
-FRONT = "What stands between --- above the text of Markdown files is not learned. To learn it too: --set dataset.text_as=document"
+FRONT = "The front matter of Markdown files (between two lines of ---) is not learned. To learn it too: --set dataset.text_as=document"
 
 
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:

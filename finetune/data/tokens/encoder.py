@@ -106,7 +106,7 @@ class Encoder:
         try:
             sequence = self.whole([*messages, {"role": "assistant", "content": "answer"}])
         except RowProblem as problem:
-            raise ModelError(f"The model cannot be asked this: {problem}.", hint="Ask in another way.") from None
+            raise ModelError(f"The model cannot be given this message: {problem}.", hint="Say it in another way.") from None
         return sequence.ids[: sequence.answer_start]
 
     def whole(self, messages: ListLike[Message], tools: ListLike[dict[str, Any]] | None = None) -> Sequence:

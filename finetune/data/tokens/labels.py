@@ -33,7 +33,7 @@ def unpadded(row: Mapping[str, Any]) -> Mapping[str, Any]:
         told = ", ".join(f"{length} {name}" for name, length in lengths.items())
         raise DatasetError(f"A row has {told}.", hint="Each token has one of them: make the columns equally long.")
     if lengths["input_ids"] and (isinstance(first := row["input_ids"][0], list | tuple) or getattr(first, "ndim", 0)):
-        raise DatasetError("The input_ids of a row are no flat list.", hint="Tokenise each row without return_tensors.")
+        raise DatasetError("The input_ids of a row are not a flat list.", hint="Tokenise each row without return_tensors.")
     mask = columns.get("attention_mask")
     if mask is None or all(seen := mask.tolist() if hasattr(mask, "tolist") else mask):
         return row

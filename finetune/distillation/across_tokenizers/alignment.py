@@ -72,7 +72,7 @@ class Share:
 
 
 class Alignment:
-    """From a student's tokens to a teacher's; raises VocabularyMismatch if the tokens of one are no byte strings."""
+    """From a student's tokens to a teacher's; raises VocabularyMismatch if the tokens of one are not byte strings."""
 
     def __init__(self, student: Any, teacher: Any) -> None:
         self.student, self.teacher = student, teacher

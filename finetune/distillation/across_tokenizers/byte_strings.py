@@ -58,7 +58,7 @@ def byte_strings(tokenizer: Any, whose: str = "teacher") -> ByteStrings:
             if backend is None
             else f"its tokenizer decodes with {' and '.join(sorted(kinds)) or 'nothing'}"
         )
-        raise VocabularyMismatch(f"The {whose}'s tokens are no byte strings: {what}.", hint=HINT)
+        raise VocabularyMismatch(f"The {whose}'s tokens are not byte strings: {what}.", hint=HINT)
     vocabulary = backend.get_vocab(with_added_tokens=True)
     strings: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
     spelled = set()
@@ -75,7 +75,7 @@ def byte_strings(tokenizer: Any, whose: str = "teacher") -> ByteStrings:
     found = ByteStrings(strings, special_ids, frozenset(spelled))
     probe = found.joined(backend.encode(PROBE, add_special_tokens=False).ids)
     if probe not in (PROBE.encode(), b" " + PROBE.encode()):
-        raise VocabularyMismatch(f"The {whose}'s tokens are no byte strings: its tokenizer does not give a text back as it was.", hint=HINT)
+        raise VocabularyMismatch(f"The {whose}'s tokens are not byte strings: its tokenizer does not return a text as it was.", hint=HINT)
     return found
 
 

@@ -25,7 +25,7 @@ OFF = 0.02  # of the parameters: how far a student may be from the size that was
 
 class Size:
     title = "Best mix"
-    summary = "fewer and narrower layers, as a few measured students show to be closest"
+    summary = "fewer and narrower layers, whichever mix of them measures closest"
 
     def planned(self, config: Any, amount: float, build: Build) -> Any:
         """The configuration of the mix in the middle: which one it will be is measured when the student is made."""
