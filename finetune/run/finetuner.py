@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import Interrupted, RecipeError
@@ -381,12 +380,9 @@ class LLMFineTuner:
         return start
 
     def _drop_checkpoints(self) -> None:
-        """Remove them once the training is noted as complete; also after a run that was killed between the two."""
-        from finetune.training.checkpoints import Checkpoints
+        from finetune.run.resume import drop_checkpoints
 
-        if self.folder.stage not in (None, TRAINING) and not self.recipe.training.keep_checkpoints:
-            Checkpoints(self.folder.checkpoints).clear()
-            rmtree(self.folder.rounds, ignore_errors=True)
+        drop_checkpoints(self.folder, keep=self.recipe.training.keep_checkpoints)
 
     def _to_do(self, stage: str) -> bool:
         return self.resume_state is None or STAGES.index(self.resume_state.stage) <= STAGES.index(stage)

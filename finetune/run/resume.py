@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from finetune.errors import BadInput, CannotResume, FolderInUse
@@ -193,6 +194,13 @@ def nothing_left(folder: RunFolder) -> CannotResume:
         f"The run in {folder.output_dir} is finished: there is nothing left to resume.",
         hint=f"Measure it again: finetune-cli benchmark {quoted(folder.output_dir)}",
     )
+
+
+def drop_checkpoints(folder: RunFolder, *, keep: bool) -> None:
+    """Remove them, unless they are to stay, once the training is noted as complete; also after a run that was killed between the two."""
+    if folder.stage not in (None, TRAINING) and not keep:
+        Checkpoints(folder.checkpoints).clear()
+        rmtree(folder.rounds, ignore_errors=True)
 
 
 def what_decides(recipe: Recipe) -> dict[str, Any]:
