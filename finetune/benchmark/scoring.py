@@ -308,12 +308,15 @@ def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:
     ]
 
 
-def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, dtype: str) -> str:
-    """The cache key of the base model's scores, from all they depend on; `model` is the pinned source, `fingerprint` that of the data."""
+def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, digits: Mapping[str, Any]) -> str:
+    """The cache key of the base model's scores, from all they depend on; `model` is the pinned source, `fingerprint` that of the data.
+
+    `digits` is all that rounding depends on: precision, processor, threads, versions.
+    """
     tasks = load_tasks(tuple(spec.tasks)).fingerprint if spec.tasks else ""
     measured = spec.model_dump(mode="json", exclude={"speed"})  # which is measured anew each time
-    parts = (VERSION, model, fingerprint, measured, seed, dtype, tasks)
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    parts = (VERSION, model, fingerprint, measured, seed, digits, tasks)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def load_base_scores(runtime: RuntimeOptions, key: str) -> Scores | None:

@@ -43,7 +43,7 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What a cache depends on. Two caches with equal keys contain equal numbers."""
+    """What a cache depends on. Two caches with equal keys contain equal numbers, up to the rounding of what wrote them."""
 
     kind: str
     teacher: str
@@ -155,11 +155,12 @@ class TeacherCache:
 
 @dataclass(frozen=True)
 class Index:
-    """The content of index.json."""
+    """The content of index.json; `written_with` is the arithmetic of the process that began it (finetune/hardware/arithmetic.py)."""
 
     key: CacheKey
     total_rows: int
     shards: list[Shard]
+    written_with: dict[str, Any] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -173,7 +174,8 @@ def read_index(folder: Path, name: str = INDEX) -> Index | None:
     """The index of a cache folder; None if it is missing or cannot be read."""
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
-        return Index(CacheKey(**content["key"]), content["total_rows"], [Shard(**shard) for shard in content["shards"]])
+        shards, written_with = [Shard(**shard) for shard in content["shards"]], content.get("written_with", {})
+        return Index(CacheKey(**content["key"]), content["total_rows"], shards, written_with)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -11,7 +11,7 @@ cache for a different teacher, different rows or (kind "gradient") a different s
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +41,7 @@ from finetune.distillation.signals import Signal
 from finetune.distillation.teacher_pass import TeacherPass
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
+from finetune.hardware.arithmetic import arithmetic, differences
 from finetune.system.storage import PART, Lock, NoLock, changed, check_room, file_hash, lock, unwritable_cache
 from finetune.training.head import Head, head_of
 
@@ -137,7 +138,7 @@ def _filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable
     if head:
         save_head(head, folder)
     if others is not None and len(missing) > 1:
-        Index(answers.key, len(answers.dataset), [shards[part] for part in sorted(shards)]).write(folder)
+        answers.index(shards).write(folder)
         others()
         shards = _trusted(folder, answers, reporter)
     answers.write(folder, answers.missing(shards), shards, reporter)
@@ -194,6 +195,7 @@ class Answers:
     """
 
     head: Head | None = None
+    written_with: Mapping[str, Any] = {}  # the arithmetic of the shards
 
     def __init__(self, dataset: Any, key: CacheKey, counts: list[int], row_bytes: list[int], shard_bytes: int, asking: Asked) -> None:
         self.dataset, self.key, self.asking = dataset, key, asking
@@ -206,6 +208,10 @@ class Answers:
     def size(self, part: _Part) -> int:
         """The bytes of a shard."""
         return sum(self.row_bytes[part.first_row : part.first_row + part.rows])
+
+    def index(self, shards: Mapping[_Part, Shard]) -> Index:
+        """Of these shards."""
+        return Index(self.key, len(self.dataset), [shards[part] for part in sorted(shards)], dict(self.written_with))
 
     def missing(self, shards: Iterable[_Part]) -> list[_Part]:
         """The rows that no shard has, in order, cut where a shard would exceed its bytes."""
@@ -238,7 +244,7 @@ class Answers:
 
             write_file(path, safetensors.torch.save(self.asking.ask(rows, heard)))
             shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
-            Index(self.key, len(self.dataset), [shards[known] for known in sorted(shards)]).write(folder, name)
+            self.index(shards).write(folder, name)
             done += part.tokens
         reporter.report(Progress("teacher cache", done, total, "tokens"))
 
@@ -282,6 +288,7 @@ class _AnswersOfModel(Answers):
         key = cache_key(kind, identity, dataset, **fixed, kept=kept)
         super().__init__(dataset, key, counts, row_bytes, shard_bytes or SHARD_BYTES, asking)
         self.head = head if signal.keeps_head else None
+        self.written_with = arithmetic(head.weight.device)
 
 
 def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, Shard]:
@@ -310,8 +317,12 @@ def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, 
         else:
             part = _Part.of(shard)
             kept[part], stop = shard, part.stop
+    if kept and index.written_with:
+        if said := differences(index.written_with, answers.written_with):
+            reporter.report(Notice(f"The teacher's outputs in {folder} were written elsewhere ({said}): last digits can be others."))
+        answers.written_with = index.written_with
     if shares or len(kept) < len(index.shards):
-        Index(key, len(answers.dataset), [kept[part] for part in sorted(kept)]).write(folder)
+        answers.index(kept).write(folder)
         for path in shares:
             path.unlink(missing_ok=True)
     return kept

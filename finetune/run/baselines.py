@@ -11,9 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-import transformers
-
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, of_its_texts, save_base_scores
 from finetune.benchmark.several_teachers import part, routed
@@ -21,6 +18,7 @@ from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.data.tokens.system_prompt import TeacherRows
 from finetune.distillation.routes import places_of, teacher_rows
 from finetune.events import Notice
+from finetune.hardware.arithmetic import arithmetic
 from finetune.run.loading import each_teacher, load_teacher
 from finetune.run_context import RunContext
 from finetune.training.head import head_of
@@ -123,8 +121,7 @@ def _once(
 
 
 def _key(context: RunContext, identity: str, load_in: str | None) -> str:
-    machine, recipe = context.machine, context.recipe
+    recipe = context.recipe
     # A cache may be shared by several machines, and outlives an upgrade: what answers with other digits has scores of its own.
-    processor = f"{machine.cpu} {machine.threads} threads" if context.whole_on == "cpu" else machine.gpu
-    dtype = f"{context.whole_on} {processor} {machine.dtype} {load_in} torch {torch.__version__} transformers {transformers.__version__}"
-    return base_key(identity, context.data.fingerprint, recipe.benchmark, seed=recipe.seed, dtype=dtype)
+    digits = {"device": context.whole_on, "dtype": context.machine.dtype, "load_in": load_in, **arithmetic(context.whole_on)}
+    return base_key(identity, context.data.fingerprint, recipe.benchmark, seed=recipe.seed, digits=digits)

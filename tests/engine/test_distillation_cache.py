@@ -119,6 +119,21 @@ def test_a_finished_cache_is_not_made_again(tmp_path) -> None:
     assert [event.done for event in again.of(Progress)] == [again.of(Progress)[0].total]
 
 
+def test_what_another_arithmetic_wrote_is_used_and_said(tmp_path) -> None:
+    build_cache("hidden", pico("llama"), pico_rows(4), tmp_path)
+    path, said = tmp_path / "index.json", []
+    index = json.loads(path.read_text())
+    elsewhere = {**index["written_with"], "threads": 64, "torch": "2.0.1"}
+    for written_with in (index["written_with"], elsewhere, elsewhere, {}):  # an older version did not say
+        path.write_text(json.dumps({**index, "written_with": written_with}))
+        recorder = Recorder()
+        build_cache("hidden", pico("llama"), pico_rows(4), tmp_path, reporter=recorder)
+        said.append([notice.text for notice in recorder.of(Notice)])
+    words = f"(threads 64, here {torch.get_num_threads()}, torch 2.0.1, here {index['written_with']['torch']})"
+    told = f"The teacher's outputs in {tmp_path} were written elsewhere {words}: last digits can be others."
+    assert said == [[], [told], [told], []]
+
+
 def test_an_interrupted_pass_goes_on_where_it_stopped(tmp_path) -> None:
     class Impatient(Recorder):
         def report(self, event: Any) -> None:

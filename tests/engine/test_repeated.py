@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from workshop import StopAt, Workshop, notices
 
 from finetune import LLMFineTuner, RuntimeOptions
@@ -87,9 +88,11 @@ def test_another_number_of_threads_is_said_where_a_run_goes_on(shop: Workshop) -
 
 
 @pytest.mark.parametrize("threads", [1, 8])
-def test_scores_before_of_another_number_of_threads_are_not_taken(threads: int, shop: Workshop, whole: RunResult) -> None:
+def test_scores_before_of_another_number_of_threads_are_not_taken(
+    threads: int, shop: Workshop, whole: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tuner = shop.tuner(shop.layer(training=TRAINING))
-    tuner.context = tuner.context.beside(machine=replace(tuner.context.machine, threads=threads))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     tuner.score_before()
     reused = [text for text in notices(tuner) if "reused from an earlier run" in text]
     assert len(reused) == (1 if threads == 1 else 0)
