@@ -10,13 +10,14 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput, DiskFull, FolderInUse, OutputExists
-from finetune.foreign import read_settings
+from finetune.foreign import read_settings, reading
+from finetune.runtime import RuntimeOptions
 from finetune.system.paths import looking_at, typed_path
 from finetune.system.shell import quoted
 from finetune.system.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, replace, to_disk, write_whole
@@ -247,6 +248,17 @@ class RunFolder:
     def known(self, path: Path) -> dict[str, Any]:
         """The same; empty where the run has not written it."""
         return self.read_json(path) if path.is_file() else {}
+
+    def as_begun(self, runtime: RuntimeOptions) -> RuntimeOptions:
+        """The options with which to go on here, or to measure again: what they leave open is as the run began."""
+        with reading(self.environment, hint="Delete it to go on without it."):
+            return runtime.as_begun(self.known(self.environment))
+
+
+def asked_again(environment: Mapping[str, Any]) -> str:
+    """The options of the run that began in this `environment` (environment.json), to stand behind its command: " --dtype float32"."""
+    asked = environment.get("asked", {})
+    return "".join(f" --{name} {quoted(asked[name])}" for name in ("device", "dtype", "nproc") if name in asked)
 
 
 def check_can_be_made(folder: Path) -> None:

@@ -69,10 +69,11 @@ class RuntimeOptions:
 
     def as_begun(self, environment: Mapping[str, Any]) -> RuntimeOptions:
         """The same for a run that began in this `environment` (environment.json): what is still open is as it was then."""
-        machine, asked = environment.get("machine") or {}, environment.get("asked") or {}
+        if "machine" not in environment:
+            return self
+        machine, asked = environment["machine"], environment.get("asked", {})
         device = "cpu" if self.device == "auto" and asked.get("device") == "cpu" else self.device
-        known = "device" in machine and "dtype" in machine
-        return replace(self, device=device, began_with=(machine["device"], machine["dtype"]) if known else None)
+        return replace(self, device=device, began_with=(machine["device"], machine["dtype"]))
 
     def to_dict(self) -> dict[str, Any]:
         """For another process, as JSON can carry it."""
@@ -81,11 +82,6 @@ class RuntimeOptions:
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> RuntimeOptions:
         return cls(**told)
-
-
-def asked_again(environment: Mapping[str, Any]) -> str:
-    """The options that repeat a run that began in this `environment`, to stand behind its command: " --dtype float32"."""
-    return "".join(f" --{name} {value}" for name, value in (environment.get("asked") or {}).items())
 
 
 def settle_folders(runtime: RuntimeOptions) -> None:

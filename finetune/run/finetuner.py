@@ -83,7 +83,7 @@ class LLMFineTuner:
     def of_run(cls, output_dir: str | Path, *, reporter: Reporter | None = None, runtime: RuntimeOptions | None = None) -> LLMFineTuner:
         """The tuner of a finished run; raises BadInput if there is none."""
         folder = RunFolder.of(output_dir)
-        runtime = (runtime or RuntimeOptions()).as_begun(folder.known(folder.environment))
+        runtime = folder.as_begun(runtime or RuntimeOptions())
         return cls(Recipe.load(folder.recipe, layers=({"output_dir": str(folder.output_dir)},)), reporter=reporter, runtime=runtime)
 
     @classmethod

@@ -78,9 +78,10 @@ def open_records(reporter: Fanout, folder: RunFolder) -> None:
 
 
 def begin_records(context: RunContext, folder: RunFolder) -> None:
-    """The recipe alone, for a run whose rows are still to be written."""
+    """The recipe and the machine, for a run whose rows are still to be written."""
     folder.write_text(folder.recipe, EDITOR_LINE + context.recipe.to_yaml())
     folder.write_json(folder.recipe_schema, recipe_schema())
+    folder.write_json(folder.environment, {"machine": asdict(context.machine), "asked": context.runtime.asked})
     folder.write_stage(ROWS)
 
 
@@ -89,7 +90,7 @@ def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:
     report = context.data.report
     folder.write_text(folder.recipe, EDITOR_LINE + context.recipe.to_yaml())
     folder.write_json(folder.recipe_schema, recipe_schema())
-    began = folder.known(folder.environment).get("asked", {})  # by a run that was interrupted before its first step was saved
+    began = folder.known(folder.environment).get("asked", {})  # with, where it goes on
     found = environment(context)
     folder.write_json(folder.environment, {**found, "asked": {**began, **found["asked"]}})
     folder.write_json(folder.data_report, report.to_dict())

@@ -225,7 +225,9 @@ def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
     if not folder.environment.is_file():
         return  # it was interrupted while it wrote down how it began
     with reading(folder.environment, CannotResume, hint=NEW_RUN):
-        _compare(context, folder.read_json(folder.environment), environment(context))
+        then = folder.read_json(folder.environment)
+        if "versions" in then:  # else its rows were not there yet
+            _compare(context, then, environment(context))
 
 
 def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

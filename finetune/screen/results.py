@@ -38,8 +38,7 @@ from finetune.export.offer import in_reach, usual_type
 from finetune.formatting import count, size, strip_control_chars
 from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
-from finetune.run_folder import RunFolder, free_name
-from finetune.runtime import asked_again
+from finetune.run_folder import RunFolder, asked_again, free_name
 from finetune.screen.console import STUDENT
 from finetune.screen.tables import NARROW, block, in_words, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name

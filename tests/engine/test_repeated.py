@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch
 from workshop import StopAt, Workshop, notices
 
 from finetune import LLMFineTuner, RuntimeOptions
-from finetune.errors import Interrupted
+from finetune.errors import BadInput, Interrupted
 from finetune.events import Notice, Recorder
 from finetune.hardware import machine
 from finetune.run.finetuner import RunResult
+from finetune.run.records import begin_records
+from finetune.run_folder import asked_again
 from finetune.screen.results import next_steps
 
 TRAINING = {"epochs": 2, "batch_size": 6, "learning_rate": 0.01, "save_every": 1}
@@ -69,6 +72,24 @@ def test_options_that_decide_numbers_stand_in_the_command_that_repeats_a_run(who
     lines = next_steps(whole.output_dir, 200, upload=False).plain.splitlines()
     assert [line.endswith("-2 --device cpu --dtype float32") for line in lines if line.startswith("  Repeat")] == [True]
     assert "--device cpu --dtype float32</pre>" in (whole.output_dir / "run" / "report.html").read_text()
+
+
+def test_a_run_whose_rows_are_still_being_written_goes_on_as_it_began(shop: Workshop) -> None:
+    tuner = shop.tuner(shop.layer())
+    with tuner.folder.claimed():
+        begin_records(tuner.context, tuner.folder)
+    runtime = LLMFineTuner.of_run(tuner.folder.output_dir, runtime=RuntimeOptions(cache_dir=shop.runtime.cache_dir)).context.runtime
+    assert (runtime.device, runtime.dtype, runtime.began_with) == ("cpu", "auto", ("cpu", "float32"))
+    assert asked_again(json.loads(tuner.folder.environment.read_text())) == " --device cpu --dtype float32"
+
+
+@pytest.mark.parametrize("content", ["[]", '{"machine": 3}', '{"machine": {}, "asked": 7}', "{"])
+def test_an_environment_that_says_nonsense_is_named(content: str, shop: Workshop, whole: RunResult, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole.output_dir, folder)
+    (folder / "run" / "environment.json").write_text(content)
+    with pytest.raises(BadInput, match=r"environment\.json"):
+        LLMFineTuner.of_run(folder, runtime=shop.runtime)
 
 
 def test_another_number_of_threads_is_said_where_a_run_goes_on(shop: Workshop) -> None:

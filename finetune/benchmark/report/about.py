@@ -20,8 +20,7 @@ from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.recipe.task_settings import task_words
 from finetune.recipe.teacher_settings import TOP_K, grading_words, name_of, teachers_of
 from finetune.registry import title
-from finetune.run_folder import free_name
-from finetune.runtime import asked_again
+from finetune.run_folder import asked_again, free_name
 from finetune.system.shell import quoted
 from finetune.training.choice import in_words as in_words_of_step
 
