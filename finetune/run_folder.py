@@ -192,7 +192,7 @@ class RunFolder:
 
     def forget(self) -> None:
         """Remove the records of a run that could not begin, so that the folder is free again."""
-        for path in (self.recipe, self.recipe_schema, self.progress, self.events):
+        for path in (self.recipe, self.recipe_schema, self.environment, self.progress, self.events):
             path.unlink(missing_ok=True)
 
     # Files that are there whole or not at all.

@@ -46,7 +46,7 @@ class RuntimeOptions:
     node_rank: int = 0  # of this machine; the others' commands only train
     rendezvous: str | None = None  # HOST:PORT of the first machine, where all of them meet
     shard: str = "auto"  # auto | yes | no: cut the weights into a part for each process, where a GPU has no room for all
-    began_with: tuple[str, str] | None = None  # device and dtype of the run that goes on: on that device `auto` is that dtype
+    began_with: tuple[str, str, str] | None = None  # processor, device and dtype of the run that goes on: there `auto` is that dtype
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache_dir", Path(self.cache_dir).expanduser())  # a caller may well give text
@@ -68,12 +68,15 @@ class RuntimeOptions:
         return {name: value for name, value in chosen.items() if value not in ("auto", None)}
 
     def as_begun(self, environment: Mapping[str, Any]) -> RuntimeOptions:
-        """The same for a run that began in this `environment` (environment.json): what is still open is as it was then."""
+        """The same for a run that began in this `environment` (environment.json): what is still open is as it was then.
+
+        On another processor the dtype stays open: it may be many times slower there.
+        """
         if "machine" not in environment:
             return self
         machine, asked = environment["machine"], environment.get("asked", {})
         device = "cpu" if self.device == "auto" and asked.get("device") == "cpu" else self.device
-        return replace(self, device=device, began_with=(machine["device"], machine["dtype"]))
+        return replace(self, device=device, began_with=(machine["gpu"] or machine["cpu"], machine["device"], machine["dtype"]))
 
     def to_dict(self) -> dict[str, Any]:
         """For another process, as JSON can carry it."""
@@ -81,7 +84,7 @@ class RuntimeOptions:
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> RuntimeOptions:
-        return cls(**told)
+        return cls(**{**told, "began_with": tuple(told["began_with"]) if told.get("began_with") else None})
 
 
 def settle_folders(runtime: RuntimeOptions) -> None:

@@ -115,8 +115,8 @@ def inspect(runtime: RuntimeOptions) -> Machine:
         raise HardwareError(f"{gpu or 'The GPU'} cannot compute: {reason(error).split('. ')[0]}.", hint=USE_CPU) from error
     if runtime.dtype != "auto":
         dtype, why = runtime.dtype, "asked for"
-    elif runtime.began_with and runtime.began_with[0] == device:
-        dtype, why = runtime.began_with[1], "as the run began"
+    elif runtime.began_with and runtime.began_with[:2] == (gpu or cpu_name(), device):
+        dtype, why = runtime.began_with[2], "as the run began"
     gpus = torch.cuda.device_count() if device == "cuda" else 1
     return Machine(cpu_name(), cores(), total, free, device, gpu, gpu_memory, dtype, rates, why, gpu_free, gpus, torch.get_num_threads())
 

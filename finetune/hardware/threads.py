@@ -22,7 +22,7 @@ ENOUGH = 0.4  # of a core: less of another program than this costs less than a t
 
 def threads_are_asked_for() -> bool:
     """Whether somebody has said how many threads there are to be: then they stay."""
-    return "OMP_NUM_THREADS" in os.environ
+    return bool(os.environ.get("OMP_NUM_THREADS"))
 
 
 class Neighbours:

@@ -15,6 +15,7 @@ from finetune import LLMFineTuner, RuntimeOptions
 from finetune.errors import BadInput, Interrupted
 from finetune.events import Notice, Recorder
 from finetune.hardware import machine
+from finetune.hardware.cpu import cpu_name
 from finetune.run.finetuner import RunResult
 from finetune.run.records import begin_records
 from finetune.run_folder import asked_again
@@ -74,12 +75,21 @@ def test_options_that_decide_numbers_stand_in_the_command_that_repeats_a_run(who
     assert "--device cpu --dtype float32</pre>" in (whole.output_dir / "run" / "report.html").read_text()
 
 
+def test_on_another_processor_the_precision_is_open_again(whole: RunResult, faster_in_16_bits: RuntimeOptions) -> None:
+    began = json.loads((whole.output_dir / "run" / "environment.json").read_text())
+    here = faster_in_16_bits.as_begun(began)
+    assert machine.inspect(here).dtype == "float32"
+    assert machine.inspect(RuntimeOptions.from_dict(json.loads(json.dumps(here.to_dict())))).why_dtype == "as the run began"
+    elsewhere = faster_in_16_bits.as_begun({**began, "machine": {**began["machine"], "cpu": "another processor"}})
+    assert machine.inspect(elsewhere).dtype == "bfloat16"
+
+
 def test_a_run_whose_rows_are_still_being_written_goes_on_as_it_began(shop: Workshop) -> None:
     tuner = shop.tuner(shop.layer())
     with tuner.folder.claimed():
         begin_records(tuner.context, tuner.folder)
     runtime = LLMFineTuner.of_run(tuner.folder.output_dir, runtime=RuntimeOptions(cache_dir=shop.runtime.cache_dir)).context.runtime
-    assert (runtime.device, runtime.dtype, runtime.began_with) == ("cpu", "auto", ("cpu", "float32"))
+    assert (runtime.device, runtime.dtype, runtime.began_with) == ("cpu", "auto", (cpu_name(), "cpu", "float32"))
     assert asked_again(json.loads(tuner.folder.environment.read_text())) == " --device cpu --dtype float32"
 
 
