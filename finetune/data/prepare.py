@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
-COLUMNS = "answer_start, group"  # part of the cache's name: what it has beside tokens and labels
+COLUMNS = "answer_start, group, system_prompt"  # part of the cache's name: what it and its report have beside tokens and labels
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 TAKEN = "{rows} rows are taken from those to train on, {why}; no score is reported on them."
