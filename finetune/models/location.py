@@ -174,7 +174,8 @@ def _base_of(adapter: LocatedModel, runtime: RuntimeOptions, reporter: Reporter,
     try:
         return _locate(named, runtime, reporter, seen)
     except ModelNotFound as error:
-        hint = "Put it back: the adapter alone is not a model." if Path(named).is_absolute() else error.hint
+        moved = f"Put it back, or write where it is now into base_model_name_or_path of {adapter.folder / 'adapter_config.json'}"
+        hint = f"{moved}: the adapter alone is not a model." if Path(named).is_absolute() else error.hint
         raise ModelNotFound(f"The adapter in {adapter.folder} needs its base model. {error.message}", hint=hint) from None
 
 

@@ -10,6 +10,7 @@ import gguf
 import numpy
 import pytest
 import torch
+from finished_run import base_folder, finished_run
 from peft import LoraConfig, get_peft_model
 from pico import pico
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from finetune.errors import HardwareError, ModelError
+from finetune.errors import HardwareError, ModelError, ModelNotFound
 from finetune.events import Notice, Recorder
 from finetune.hardware import machine
 from finetune.hardware.machine import Machine, inspect, torch_dtype
@@ -26,6 +27,7 @@ from finetune.models.facts import describe, look_up
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.models.starter import convert
+from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 
 torch.set_num_threads(1)
@@ -359,3 +361,15 @@ def test_broken_gguf_files_end_in_one_sentence_and_leave_nothing(tmp_path: Path,
     assert "pico.gguf" in caught.value.message
     assert "\n" not in caught.value.message
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_an_adapter_whose_base_was_moved_says_where_its_new_place_belongs(tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "base")
+    run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelNotFound, match="needs its base model") as refused:
+        locate(str(run.output_dir), RuntimeOptions(), Recorder())
+    settings = run.output_dir / "adapter_config.json"
+    assert f"base_model_name_or_path of {settings}" in str(refused.value.hint)
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "base_model_name_or_path": str(tmp_path / "moved")}))
+    assert locate(str(run.output_dir), RuntimeOptions(), Recorder()).home.folder == tmp_path / "moved"
