@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -363,13 +364,16 @@ def test_broken_gguf_files_end_in_one_sentence_and_leave_nothing(tmp_path: Path,
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-def test_an_adapter_whose_base_was_moved_says_where_its_new_place_belongs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [True, False])
+def test_an_adapter_whose_base_was_moved_says_where_its_new_place_belongs(run: bool, tmp_path: Path) -> None:
     base = base_folder(tmp_path / "base")
-    run = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)}))
+    folder = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)})).output_dir
+    if not run:
+        shutil.rmtree(folder / "run")
     base.rename(tmp_path / "moved")
     with pytest.raises(ModelNotFound, match="needs its base model") as refused:
-        locate(str(run.output_dir), RuntimeOptions(), Recorder())
-    settings = run.output_dir / "adapter_config.json"
-    assert f"base_model_name_or_path of {settings}" in str(refused.value.hint)
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), "base_model_name_or_path": str(tmp_path / "moved")}))
-    assert locate(str(run.output_dir), RuntimeOptions(), Recorder()).home.folder == tmp_path / "moved"
+        locate(str(folder), RuntimeOptions(), Recorder())
+    place = folder / ("run/recipe.yaml" if run else "adapter_config.json")
+    assert f"write where it is now into `{'model' if run else 'base_model_name_or_path'}` of {place}" in str(refused.value.hint)
+    place.write_text(place.read_text().replace(str(base), str(tmp_path / "moved")))
+    assert locate(str(folder), RuntimeOptions(), Recorder()).home.folder == tmp_path / "moved"
