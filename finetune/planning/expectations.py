@@ -22,7 +22,7 @@ from finetune.training.step_count import steps_of
 
 ENOUGH = 20  # held-out rows to propose: with the fewest, only large changes are seen
 MOST_HELD_OUT = 0.3  # of the rows; beyond it, more rows are needed
-MANY_CUT = 0.1  # of the answers
+MANY_CUT = 0.1  # of the rows
 FEW_STEPS, SMALL_BATCH = 10, 4  # a step moves no weight farther than about the learning rate
 FEWEST_LAYERS = 0.5  # of the teacher's
 
@@ -76,15 +76,20 @@ def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:
 
 
 def _cut(context: RunContext) -> str | None:
-    """Of answers that are cut off: a model that sees few ends goes on and on."""
+    """Of rows that are cut: a model that sees few ends goes on and on, and one that sees no beginnings is asked something else."""
     report = context.data.report
-    if report.truncated_answers < MANY_CUT * report.train_sequences:
+    few = MANY_CUT * report.train_sequences
+    if max(report.truncated_answers, report.truncated_prompts) < max(few, 1):
         return None
+    if report.truncated_answers >= few:
+        number, what, loses = report.truncated_answers, "answer", "are cut off, and teach the model no end"
+    else:
+        number, what, loses = report.truncated_prompts, "prompt", "lose their beginning"
     limit = describe(context.located).context or report.longest
-    all_of_them = "whole" if report.longest <= limit else "longer"
+    whole = "whole" if report.longest <= limit else "longer"
     return (
-        f"{report.truncated_answers:,} of {counted(report.train_sequences, 'answer')} are cut off, and teach the model no end. "
-        f"--set dataset.max_length={min(limit, report.longest)} keeps them {all_of_them}, and takes more memory."
+        f"{number:,} of {counted(report.train_sequences, what)} {loses}. --set dataset.max_length={min(limit, report.longest)} keeps them "
+        f"{whole}, and takes more memory."
     )
 
 

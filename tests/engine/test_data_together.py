@@ -112,6 +112,11 @@ def test_the_plan_says_how_long_rows_may_be_so_that_answers_have_their_ends(tmp_
         warnings = shop.tuner(layer).plan().warnings
         cut = [f"96 of 96 answers are cut off, and teach the model no end. --set dataset.max_length{said}, and takes more memory."]
         assert warnings == (cut if said else [])
+    rows = [{"prompt": f"say {row:03}" + "a" * 60, "completion": f"{row:03}"} for row in range(120)]
+    layer["dataset"] |= {"source": str(write(tmp_path / "prompts.jsonl", rows))}
+    assert shop.tuner(layer).plan().warnings == [
+        "96 of 96 prompts lose their beginning. --set dataset.max_length=74 keeps them whole, and takes more memory."
+    ]
 
 
 @pytest.mark.parametrize(
