@@ -176,25 +176,36 @@ def adapter_base(folder: Path) -> str:
     The model of a run that trained an earlier adapter further is that adapter, and its base is the earlier one's. Raises ModelError for a
     base on a machine that the folder itself is not on: to look for it would sign in there.
     """
-    continued, recorded = folder / "run" / "continued.json", folder / "run" / "recipe.yaml"
-    model: Any = None
-    if continued.is_file():
-        model = read_json(continued).get("base")
-    elif recorded.is_file():
-        from finetune.recipe import read_yaml
-
-        model = read_yaml(recorded).get("model")
-    settings = {} if isinstance(model, str) else read_json(folder / "adapter_config.json")
-    base, revision = model if isinstance(model, str) else settings.get("base_model_name_or_path"), settings.get("revision")
+    base, revision, place = _base_named(folder)
     if not isinstance(base, str) or not base:
         raise ModelError(f"The adapter in {folder} does not name its base model.", hint="Name the base model instead.")
     server = _server(base)
     if server and server != _server(str(folder.resolve())):
         raise ModelError(
             f"The adapter in {folder} names a base model on another machine, {base}.",
-            hint="Copy that model to this machine, and put its path into adapter_config.json.",
+            hint=f"Copy that model to this machine, and write its path into {place}.",
         )
     return f"{base}@{revision}" if isinstance(revision, str) and revision and not Path(base).exists() else base
+
+
+def where_base_is_named(folder: Path) -> str:
+    """The key and the file in which an adapter folder names its base model, for people."""
+    return _base_named(folder)[2]
+
+
+def _base_named(folder: Path) -> tuple[Any, Any, str]:
+    """Base model and revision as a file of an adapter folder has them, and the key and the file."""
+    continued, recorded, settings = (folder / name for name in ("run/continued.json", "run/recipe.yaml", "adapter_config.json"))
+    if continued.is_file():
+        if isinstance(base := read_json(continued).get("base"), str):
+            return base, None, f"`base` of {continued}"
+    elif recorded.is_file():
+        from finetune.recipe import read_yaml
+
+        if isinstance(model := read_yaml(recorded).get("model"), str):
+            return model, None, f"`model` of {recorded}"
+    found = read_json(settings)
+    return found.get("base_model_name_or_path"), found.get("revision"), f"`base_model_name_or_path` of {settings}"
 
 
 def _server(path: str) -> str | None:

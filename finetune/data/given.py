@@ -61,9 +61,10 @@ def _is_numbered(given: Any) -> bool:
 def records(given: Any) -> list[dict[str, Any]]:
     """One record a row; raises DatasetError for what is no row, or has no rows."""
     if isinstance(given, Mapping) and any(hasattr(part, "column_names") for part in given.values()):
-        raise DatasetError(
-            f"The dataset has several splits: {', '.join(map(str, given))}.", hint="Give one of them, such as rows['train']."
-        )
+        if len(given) > 1:
+            several = f"The dataset has several splits: {', '.join(map(str, given))}."
+            raise DatasetError(several, hint="Give one of them, such as rows['train'].")
+        (given,) = given.values()  # what load_dataset makes of a file
     if hasattr(given, "to_dict") and hasattr(given, "columns"):  # a pandas table
         given = given.to_dict("records")
     elif isinstance(given, Mapping):

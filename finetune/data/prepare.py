@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from finetune.data import tokenized
+from finetune.data.alike import Alike
 from finetune.data.reading import Rows, kept, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
-COLUMNS = "answer_start, group"  # part of the cache's name: what it has beside tokens and labels
+COLUMNS = "answer_start, group, system_prompt, opening"  # part of the cache's name: what it and its report have beside tokens and labels
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 TAKEN = "{rows} rows are taken from those to train on, {why}; no score is reported on them."
@@ -143,7 +144,7 @@ class _Stage:
         self.done = 0
         self.refused: list[SkippedRow] = []
         self.lengths = array("i")
-        self.systems: set[str] = set()  # prompts of training rows; two are enough to know that there is not one
+        self.alike = Alike()
         self.report = _report_of(rows.facts, division.held_out_rows.facts if division.held_out_rows is not rows else None)
         self.report.samples, self.report.not_asked = spec.samples, division.not_asked
         self.report.not_measured = division.not_measured
@@ -169,7 +170,7 @@ class _Stage:
         report.used = report.train + report.held_out + report.deciding
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
         report.template_date = fixed_date(self.tokenizer)
-        report.system_prompt = self.systems.pop() if len(self.systems) == 1 else None
+        report.system_prompt, report.opening = self.alike.system, self.alike.opening
         report.rewritten = encoder.noticed.rows[REWRITTEN]
         report.noticed = dict(encoder.noticed.rows)
         report.notes += encoder.noticed.sentences(report.files, unbroken=encoder.tokeniser.unbroken)
@@ -184,8 +185,7 @@ class _Stage:
         report = self.report
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
-            if len(self.systems) < 2:
-                self.systems.add(_system_of(record))
+            self.alike.add(record["messages"])
             report.most_answers = max(report.most_answers, sum(turn["role"] == "assistant" for turn in record["messages"]))
             if len(report.examples) < EXAMPLES:
                 shown = {"input_ids": sequences[0].ids, "labels": sequences[0].labels} if sequences[0].uncut else record
@@ -269,11 +269,6 @@ def _report_of(facts: RowFacts, measured: RowFacts | None) -> DataReport:
         found["skipped_rows"] += [row._asdict() for row in measured.skipped_rows][: KEPT_SKIPPED - len(found["skipped_rows"])]
         found["notes"] += [note for note in measured.notes if note not in facts.notes]
     return DataReport(source=found.pop("origin"), pinned_source=found.pop("pinned"), **found)
-
-
-def _system_of(record: dict[str, Any]) -> str:
-    first = record["messages"][0]
-    return str(first["content"]) if first["role"] == "system" else ""
 
 
 def _beside(record: dict[str, Any]) -> dict[str, Any]:

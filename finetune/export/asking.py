@@ -40,7 +40,8 @@ class Asking:
     """`lead` are the tokens that every text and every chat begins with.
 
     `scheme` is how the tokenizer opens with a space ("first", "always", "" for in no way or exactly as llama.cpp), `opens` whether the file
-    should say that it does; `plain` is whether the run asked without a chat template, `system` the system prompt that all its rows had.
+    should say that it does; `plain` is whether the run asked without a chat template, `system` the system prompt that all its rows had,
+    `longest` the tokens of its longest row.
     """
 
     tokenizer: Any
@@ -49,6 +50,7 @@ class Asking:
     opens: bool
     plain: bool
     system: str = ""
+    longest: int = 0
 
     @classmethod
     def of(cls, run: RunFolder, tokenizer: Any) -> Asking:
@@ -56,7 +58,7 @@ class Asking:
         with reading(run.data_report, hint=REMADE):
             report = run.known(run.data_report)
             told, trained = report.get("prompt_options") or {}, report.get("template")
-            system = str(report.get("system_prompt") or "")
+            system, longest = str(report.get("system_prompt") or ""), int((report.get("length") or {}).get("max", 0))
             plain = trained == "plain" and report.get("format") != "text" and not tokenizer.chat_template
         if tokenizer.chat_template:
             switches = [f"{{% set {name} = {json.dumps(told[name])} %}}" for name in SWITCHES if isinstance(told.get(name), bool)]
@@ -71,7 +73,7 @@ class Asking:
         scheme = next((name for name in SCHEMES if f"prepend_scheme={name}" in steps), "")
         marked = chat is not None and chat.startswith(tuple(added_tokens(tokenizer)))
         opens = "Prepend(" in steps or scheme == "always" or (scheme == "first" and not marked)
-        return cls(tokenizer, lead, scheme, opens, plain, system)
+        return cls(tokenizer, lead, scheme, opens, plain, system, longest)
 
     @property
     def begin(self) -> str:

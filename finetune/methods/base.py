@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from finetune.errors import ModelError
 from finetune.events import Reporter
@@ -24,8 +24,19 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, TrainerCallback
 
+EVERY_LAYER = "all-linear"  # what peft calls it
+
+
+def _known_as_auto(asked: Any) -> Any:
+    if asked in (EVERY_LAYER, [EVERY_LAYER]):
+        raise ValueError("must be 'auto' for all linear layers")
+    return asked
+
+
 TargetModules = Annotated[
-    Literal["auto"] | list[str], Field(description="auto means all linear layers, experts included; or list names, separated by commas.")
+    Literal["auto"] | Annotated[list[str], Field(min_length=1)],
+    BeforeValidator(_known_as_auto),
+    Field(description="auto means all linear layers, experts included; or list names, separated by commas."),
 ]
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # a weight, and its share of the doubly quantised scales (Dettmers et al. 2023, section 3)
 

@@ -33,6 +33,7 @@ from finetune.model_folder import (
     is_gguf,
     own_code,
     weight_files,
+    where_base_is_named,
 )
 from finetune.models import starter
 from finetune.recipe import STARTER
@@ -174,7 +175,8 @@ def _base_of(adapter: LocatedModel, runtime: RuntimeOptions, reporter: Reporter,
     try:
         return _locate(named, runtime, reporter, seen)
     except ModelNotFound as error:
-        hint = "Put it back: the adapter alone is not a model." if Path(named).is_absolute() else error.hint
+        moved = f"Put it back, or write where it is now into {where_base_is_named(adapter.folder)}: the adapter alone is not a model."
+        hint = moved if Path(named).is_absolute() else error.hint
         raise ModelNotFound(f"The adapter in {adapter.folder} needs its base model. {error.message}", hint=hint) from None
 
 

@@ -1,5 +1,5 @@
 """What can be said of a result before the run: a student cut too small to be usable, held-out rows too few to judge by,
-answers longer than a student may write, answers cut off.
+answers longer than a student may write, answers cut off, steps too few to change much.
 
 for sentence in expectations(context, [30, 4]):
     ...        # "9 held-out rows ... --set dataset.held_out=0.2"
@@ -18,16 +18,29 @@ from finetune.models.facts import describe
 from finetune.planning.practice import likely_cut
 from finetune.recipe import StudentSpec
 from finetune.run_context import RunContext
+from finetune.training.step_count import steps_of
 
 ENOUGH = 20  # held-out rows to propose: with the fewest, only large changes are seen
 MOST_HELD_OUT = 0.3  # of the rows; beyond it, more rows are needed
-MANY_CUT = 0.1  # of the answers
+MANY_CUT = 0.1  # of the rows
+FEW_STEPS, SMALL_BATCH = 10, 4  # a step moves no weight farther than about the learning rate
 FEWEST_LAYERS = 0.5  # of the teacher's
 
 
 def expectations(context: RunContext, depths: Sequence[int]) -> list[str]:
     """Sentences for people, each with what to do about it; `depths` are the layers of teacher and each student."""
-    return [said for said in (_too_small(context, depths), _cut(context), _too_few(context), likely_cut(context), _tasks(context)) if said]
+    return [
+        said
+        for said in (
+            _too_small(context, depths),
+            _cut(context),
+            _few_steps(context),
+            _too_few(context),
+            likely_cut(context),
+            _tasks(context),
+        )
+        if said
+    ]
 
 
 def _tasks(context: RunContext) -> str | None:
@@ -63,16 +76,33 @@ def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:
 
 
 def _cut(context: RunContext) -> str | None:
-    """Of answers that are cut off: a model that sees few ends goes on and on."""
+    """Of rows that are cut: a model that sees few ends goes on and on, and one that sees no beginnings is asked something else."""
     report = context.data.report
-    if report.truncated_answers < MANY_CUT * report.train_sequences:
+    few = MANY_CUT * report.train_sequences
+    if max(report.truncated_answers, report.truncated_prompts) < max(few, 1):
         return None
+    if report.truncated_answers >= few:
+        number, what, loses = report.truncated_answers, "answer", "are cut off, and teach the model no end"
+    else:
+        number, what, loses = report.truncated_prompts, "prompt", "lose their beginning"
     limit = describe(context.located).context or report.longest
-    all_of_them = "whole" if report.longest <= limit else "longer"
+    whole = "whole" if report.longest <= limit else "longer"
     return (
-        f"{report.truncated_answers:,} of {counted(report.train_sequences, 'answer')} are cut off, and teach the model no end. "
-        f"--set dataset.max_length={min(limit, report.longest)} keeps them {all_of_them}, and takes more memory."
+        f"{number:,} of {counted(report.train_sequences, what)} {loses}. --set dataset.max_length={min(limit, report.longest)} keeps them "
+        f"{whole}, and takes more memory."
     )
+
+
+def _few_steps(context: RunContext) -> str | None:
+    """Of a training that ends before it has begun, most often because a step takes nearly all rows."""
+    spec, rows = context.recipe.training, context.data.report.train_sequences
+    steps = steps_of(spec, rows)
+    if steps >= FEW_STEPS:
+        return None
+    smaller = steps_of(spec.model_copy(update={"batch_size": SMALL_BATCH, "gradient_accumulation": 1}), rows)
+    one = "" if spec.gradient_accumulation == 1 else " --set training.gradient_accumulation=1"
+    better = f"training.batch_size={SMALL_BATCH}{one} makes {smaller}" if smaller >= FEW_STEPS else "training.epochs=auto makes more"
+    return f"In {counted(steps, 'step')} a model changes little: --set {better}."
 
 
 def _too_few(context: RunContext) -> str | None:

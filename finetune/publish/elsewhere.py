@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from finetune.errors import ModelError
 from finetune.hub.cache import cached
-from finetune.model_folder import is_adapter
+from finetune.model_folder import is_adapter, read_json
 from finetune.models.location import parse
 from finetune.models.starter import REVISION
 from finetune.publish.redaction import adapters_base, hub_model
@@ -91,8 +91,16 @@ def gguf_commands(file: Path, name: str) -> dict[str, str]:
 
 
 def folder_commands(home: Path) -> dict[str, str]:
-    """How programs that read the folder of a whole model take it."""
-    return {"vLLM": f"vllm serve {quoted(home)}", "MLX": f"mlx_lm.chat --model {quoted(home)}"}
+    """How programs that read the folder of a whole model take it; one without a chat template cannot be chatted with there."""
+    settings = home / "tokenizer_config.json"
+    chats = (home / "chat_template.jinja").is_file() or (settings.is_file() and bool(read_json(settings).get("chat_template")))
+    if chats:
+        return {"vLLM": f"vllm serve {quoted(home)}", "MLX": f"mlx_lm.chat --model {quoted(home)}"}
+    return {
+        "vLLM": f"vllm serve {quoted(home)}",
+        "MLX": f"mlx_lm.generate --model {quoted(home)} --prompt TEXT",
+        "Ask": "there is no chat template: both complete text (in vLLM /v1/completions), so end a question with a line break",
+    }
 
 
 def snippet(base: Base) -> str:

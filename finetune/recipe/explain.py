@@ -39,7 +39,7 @@ def explained(error: ValidationError, fields: Iterable[tuple[str, FieldInfo]]) -
         return RecipeError(f"{path} is not a recipe key.{meant(plain, keys)}", hint=possible(plain, keys))
     reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
     told = [each for each in reasons if each != UNKNOWN] or reasons
-    reason = " or ".join(dict.fromkeys(told)).replace(" or must be ", " or ")
+    reason = " or ".join(dict.fromkeys(told)).replace(" or must be ", " or ").replace(" or must ", " or ")
     shown = problem["input"]
     if isinstance(shown, bool):
         shown = str(shown).lower()

@@ -53,6 +53,7 @@ COMMANDS = {
 }
 SINGLE = "It was trained on single questions, so it sees each message alone. /remember shows it the earlier ones too."
 TOLD = "All rows it was trained on had this system prompt, so it has it here too (/system changes it): {}"
+OPENING = "All questions it was trained on began with these words, and yours should too: {}"
 OWN_SYSTEMS = "The rows it was trained on did not all have the same system prompt. It has none here; /system TEXT gives it one."
 SAMPLED = {"temperature": 100, "top_k": 10**6, "top_p": 1, "min_p": 1, "typical_p": 1, "repetition_penalty": 10}  # and the largest of each
 MANY_TURNS = ("messages", "preference")  # formats whose rows may have several answers
@@ -87,15 +88,17 @@ def chat(
         load_tokenizer(located),
         thinking=asked_to_think(output_dir),
         remembers=not single_turn(output_dir),
-        system=system_prompt(output_dir) or "",
+        system=told_of(output_dir, "system_prompt") or "",
     )
     other: tuple[Origin, Talk] | None = None
     if changed := base_changed(RunFolder(output_dir), located):
         say(changed)
     if tuned.system:
         say(TOLD.format(shown(tuned.system)))
-    elif system_prompt(output_dir) is None:
+    elif told_of(output_dir, "system_prompt") is None:
         say(OWN_SYSTEMS)
+    if opening := told_of(output_dir, "opening"):
+        say(OPENING.format(shown(opening)))
     if not tuned.remembers:
         say(SINGLE)
     while True:
@@ -145,10 +148,10 @@ def _command(message: str, talks: list[Talk], say: Callable[[str], None], *, bot
     return both
 
 
-def system_prompt(output_dir: str | Path) -> str | None:
-    """What every row that a run trained on begins with; "" for nothing or where that is not known, None where rows differ."""
+def told_of(output_dir: str | Path, name: str) -> str | None:
+    """The text `name` of a run's data report; "" where it is not known."""
     folder = RunFolder(output_dir)
-    found = folder.known(folder.data_report).get("system_prompt", "")
+    found = folder.known(folder.data_report).get(name, "")
     return found if isinstance(found, str | None) else ""
 
 

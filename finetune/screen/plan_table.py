@@ -95,7 +95,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         yield "Graded", _graded(plan.grading)
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     passes = f"{f'{len(plan.rounds)} x ' if plan.rounds else ''}{training.passes:g}"
-    together = count(training.batch_size * training.gradient_accumulation)
+    together = count(min(training.batch_size * training.gradient_accumulation, plan.rows))
     yield "Training", f"{_steps(plan.steps)}: {passes} x {count(plan.rows)} rows, {together} per step"
     if plan.processes > 1 or plan.gpus > 1:
         shared = f", which share the {together} rows of each step" if plan.processes > 1 else f" of {plan.gpus}"

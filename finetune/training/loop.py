@@ -179,7 +179,16 @@ def _falling(means: tuple[float, float], spec: TrainingSpec, seconds: float) -> 
     )
 
 
-class CutArguments(TrainingArguments):
+class Arguments(TrainingArguments):
+    """The Trainer's, without a warm-up of one step: the rate begins at 0, so such a step would only be lost, and a run of one would learn
+    nothing."""
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        steps = int(super().get_warmup_steps(num_training_steps))  # type: ignore[no-untyped-call]
+        return 0 if steps == 1 else steps
+
+
+class CutArguments(Arguments):
     """Those of a model that is cut before it goes to the device: whole it need not fit there."""
 
     @property
@@ -194,7 +203,7 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
     """
     spec = recipe.training
     batch, accumulation = divided(spec, world_size())
-    return (CutArguments if cut else TrainingArguments)(
+    return (CutArguments if cut else Arguments)(
         output_dir=str(folder),
         num_train_epochs=spec.passes,
         per_device_train_batch_size=batch,

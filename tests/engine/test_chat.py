@@ -256,7 +256,10 @@ def test_a_model_is_asked_behind_the_system_prompt_that_all_its_rows_had(tmp_pat
     assert "[No system prompt from now on.]" in shown
     assert "[The system prompt from now on: be a dog]" in shown
     assert len(set(answers)) == 3
-    run.write_json(run.data_report, {**run.read_json(run.data_report), "system_prompt": None})
+    run.write_json(run.data_report, {**run.read_json(run.data_report), "system_prompt": None, "opening": "Translate into\nFrench:"})
+    assert "[All questions it was trained on began with these words, and yours should too: Translate into French:]" in both(
+        run.output_dir, [], tmp_path
+    )
     assert "did not all have the same system prompt" in both(run.output_dir, ["/exit"], tmp_path)
 
 

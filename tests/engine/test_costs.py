@@ -84,6 +84,8 @@ def test_nothing_waits_for_a_measurement_that_was_stopped(monkeypatch: pytest.Mo
 
 # What is said before the run.
 
+LONG = {"epochs": 10, "batch_size": 4}
+
 
 @pytest.mark.parametrize(
     ("rows", "benchmark", "said"),
@@ -93,7 +95,7 @@ def test_nothing_waits_for_a_measurement_that_was_stopped(monkeypatch: pytest.Mo
     ],
 )
 def test_the_plan_says_that_rows_are_too_few_and_what_would_do(shop: Workshop, rows: int | None, benchmark: dict, said: str) -> None:
-    layer = shop.layer(benchmark=benchmark)
+    layer = shop.layer(benchmark=benchmark, training=LONG)
     if rows:
         layer["dataset"] |= {"samples": rows}
     else:
@@ -120,7 +122,7 @@ def test_the_plan_says_that_a_student_is_cut_too_small(shop: Workshop, layers: f
     deep = shop.folder / "deep"
     if not deep.exists():
         model_folder(deep, layers=5)
-    layer = shop.distilling(teacher=str(deep), model={"from_teacher": {"layers": layers}}, benchmark={"rows": 50})
+    layer = shop.distilling(teacher=str(deep), model={"from_teacher": {"layers": layers}}, benchmark={"rows": 50}, training=LONG)
     layer["dataset"] |= {"held_out": 0.5}
     warnings = shop.tuner(layer).plan().warnings
     said = "The student keeps 2 of its teacher's 5 layers (40 %). Below half in one go, expect it to be not usable: "

@@ -75,6 +75,16 @@ def test_the_system_prompt_of_all_rows_is_kept_and_is_not_in_what_programs_print
     assert "be short" not in json.dumps(_without_rows({"data": report_of(tmp_path, told("be short")).to_dict()}))
 
 
+def test_the_words_that_all_questions_begin_with_are_kept(tmp_path: Path) -> None:
+    def asking(*openings: str) -> list[dict[str, Any]]:
+        return [{"prompt": f"{openings[n % len(openings)]}{n} cats", "completion": f"a{n}"} for n in range(30)]
+
+    assert report_of(tmp_path, asking("Translate into French: ")).opening == "Translate into French:"
+    assert report_of(tmp_path, asking("Translate into French:\n\n1")).opening == "Translate into French:"
+    assert report_of(tmp_path, asking("Translate into French: ", "Translate into Dutch: ")).opening == ""
+    assert report_of(tmp_path, [{"text": f"Once upon a time there were {n}"} for n in range(30)]).opening == ""
+
+
 def test_a_row_that_is_cut_is_shown_as_it_is_learned(tmp_path: Path) -> None:
     data = [{"prompt": f"q{n}", "completion": "one two three four five six seven eight nine ten"} for n in range(30)]
     report = report_of(tmp_path, data, max_length=24)

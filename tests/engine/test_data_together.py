@@ -112,6 +112,28 @@ def test_the_plan_says_how_long_rows_may_be_so_that_answers_have_their_ends(tmp_
         warnings = shop.tuner(layer).plan().warnings
         cut = [f"96 of 96 answers are cut off, and teach the model no end. --set dataset.max_length{said}, and takes more memory."]
         assert warnings == (cut if said else [])
+    rows = [{"prompt": f"say {row:03}" + "a" * 60, "completion": f"{row:03}"} for row in range(120)]
+    layer["dataset"] |= {"source": str(write(tmp_path / "prompts.jsonl", rows))}
+    assert shop.tuner(layer).plan().warnings == [
+        "96 of 96 prompts lose their beginning. --set dataset.max_length=74 keeps them whole, and takes more memory."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"batch_size": 6}, None),
+        ({"batch_size": 8, "gradient_accumulation": 32}, "batch_size=4 --set training.gradient_accumulation=1 makes 48."),
+        ({"batch_size": 200}, "batch_size=4 makes 48."),
+        ({"batch_size": 200, "epochs": 0.01}, "epochs=auto makes more."),
+    ],
+)
+def test_the_plan_says_that_so_few_steps_change_little(training: dict[str, Any], said: str | None, tmp_path: Path, shop: Workshop) -> None:
+    rows = [{"prompt": f"say {row}", "completion": f"{row}"} for row in range(120)]
+    layer = shop.layer(benchmark={"rows": 20}, training={"epochs": 2, **training})
+    layer["dataset"] |= {"source": str(write(tmp_path / "rows.jsonl", rows)), "held_out": 0.2}
+    steps = "1 step" if "epochs" in training else "2 steps"
+    assert shop.tuner(layer).plan().warnings == ([f"In {steps} a model changes little: --set training.{said}"] if said else [])
 
 
 @pytest.mark.parametrize("times", [1, 6])

@@ -283,6 +283,14 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("longest", "said"), [(2048.0, None), (2049.0, "PARAMETER num_ctx 3072"), (8192.0, "PARAMETER num_ctx 8192")])
+def test_ollama_reads_as_much_as_the_longest_row_has(longest: float, said: str | None, tmp_path: Path) -> None:
+    run = run_of("llama", tmp_path)
+    run.write_json(run.data_report, {**run.read_json(run.data_report), "length": {"max": longest}})
+    lines = modelfile("out.gguf", Asking.of(run, AutoTokenizer.from_pretrained(run.output_dir)), run.output_dir, None).splitlines()
+    assert [line for line in lines if "num_ctx" in line] == ([said] if said else [])
+
+
 @pytest.mark.parametrize(("template", "taken"), [(CHATML, True), (GEMMA, False)])
 def test_ollama_gets_the_system_prompt_of_the_rows_where_the_template_has_a_place_for_it(
     template: str, taken: bool, tmp_path: Path

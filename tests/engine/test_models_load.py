@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import gguf
 import numpy
 import pytest
 import torch
+from finished_run import base_folder, finished_run
 from peft import LoraConfig, get_peft_model
 from pico import pico
 from safetensors.torch import load_file, save_file
@@ -18,7 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from finetune.errors import HardwareError, ModelError
+from finetune.errors import HardwareError, ModelError, ModelNotFound
 from finetune.events import Notice, Recorder
 from finetune.hardware import machine
 from finetune.hardware.machine import Machine, inspect, torch_dtype
@@ -26,6 +28,7 @@ from finetune.models.facts import describe, look_up
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate
 from finetune.models.starter import convert
+from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
 
 torch.set_num_threads(1)
@@ -359,3 +362,18 @@ def test_broken_gguf_files_end_in_one_sentence_and_leave_nothing(tmp_path: Path,
     assert "pico.gguf" in caught.value.message
     assert "\n" not in caught.value.message
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_an_adapter_whose_base_was_moved_says_where_its_new_place_belongs(run: bool, tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "base")
+    folder = finished_run(tmp_path / "run", base, Recipe.from_layers({"model": str(base)})).output_dir
+    if not run:
+        shutil.rmtree(folder / "run")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelNotFound, match="needs its base model") as refused:
+        locate(str(folder), RuntimeOptions(), Recorder())
+    place = folder / ("run/recipe.yaml" if run else "adapter_config.json")
+    assert f"write where it is now into `{'model' if run else 'base_model_name_or_path'}` of {place}" in str(refused.value.hint)
+    place.write_text(place.read_text().replace(str(base), str(tmp_path / "moved")))
+    assert locate(str(folder), RuntimeOptions(), Recorder()).home.folder == tmp_path / "moved"

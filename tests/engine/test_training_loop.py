@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,44 @@ def test_every_step_is_reported_with_its_loss_and_rate(machine: Machine, tmp_pat
     assert steps[-1].learning_rate < max(step.learning_rate for step in steps) <= 0.01
     assert all(step.tokens_per_second > 0 and step.memory_bytes > 0 for step in steps)
     assert not outcome.stopped
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "warmup", "rates"),
+    [
+        ("linear", 0, [6, 5, 4, 3, 2, 1]),
+        ("linear", 0.3, [0, 3, 6, 4.5, 3, 1.5]),
+        ("cosine", 0, [3 + 3 * math.cos(math.pi * step / 6) for step in range(6)]),
+        ("cosine", 0.3, [0, 3, *(3 + 3 * math.cos(math.pi * step / 4) for step in range(4))]),
+        ("constant", 0.3, [6] * 6),
+        ("constant_with_warmup", 0.3, [0, 3, 6, 6, 6, 6]),
+        ("constant_with_warmup", 0.03, [6] * 6),  # a warm-up of one step would be a step that is lost
+    ],
+)
+def test_the_rate_of_each_step_follows_the_schedule(
+    scheduler: str, warmup: float, rates: list[float], machine: Machine, tmp_path: Path
+) -> None:
+    recorder, seen = Recorder(), Rates()
+    recipe = Recipe.from_layers(RECIPE, {"training": {"scheduler": scheduler, "warmup": warmup, "learning_rate": 0.006}})
+    train(adapted(), tokenizer(), rows(), recipe, machine, recorder, folder=tmp_path, callbacks=[seen])
+    assert seen.used == pytest.approx([rate / 1000 for rate in rates])
+    assert [step.learning_rate for step in recorder.of(TrainingStep)] == pytest.approx(seen.used)
+
+
+class Rates(TrainerCallback):
+    """Notes the learning rate that each step is made with."""
+
+    def __init__(self) -> None:
+        self.used: list[float] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.used.append(kwargs["optimizer"].param_groups[0]["lr"])
+
+
+def test_a_run_of_one_step_learns_something(machine: Machine, tmp_path: Path) -> None:
+    start, model = adapted(), adapted()
+    assert trained(model, machine, tmp_path, epochs=1, batch_size=24).finished.steps == 1
+    assert difference(start, model) > 1e-3
 
 
 @pytest.mark.parametrize(

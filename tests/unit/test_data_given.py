@@ -71,6 +71,7 @@ def test_a_dataset_of_the_library_is_rows_and_several_splits_are_named() -> None
     rows = datasets.Dataset.from_list(PAIRS)
     assert records(rows) == PAIRS
     assert is_rows(rows)
+    assert records(datasets.DatasetDict({"train": rows})) == PAIRS  # what load_dataset makes of a file
     with pytest.raises(DatasetError, match="several splits: train, test") as refused:
         records(datasets.DatasetDict({"train": rows, "test": rows}))
     assert "rows['train']" in str(refused.value.hint)

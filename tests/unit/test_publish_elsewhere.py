@@ -11,7 +11,7 @@ import pytest
 
 from finetune.errors import BadInput
 from finetune.publish.card import model_card
-from finetune.publish.elsewhere import adapter_of, base_of, in_short
+from finetune.publish.elsewhere import adapter_of, base_of, folder_commands, in_short
 from finetune.publish.run_facts import RunFacts
 from finetune.recipe import STARTER, Recipe
 from finetune.run_folder import RunFolder
@@ -123,3 +123,20 @@ def test_what_can_be_merged_and_what_it_is_called_then(tmp_path: Path, empty_hub
     assert adapter_of(f"org/adapter@{COMMIT}")[1] == Path("adapter-merged")
     with pytest.raises(BadInput, match="is not a run folder"):
         adapter_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "chats"),
+    [
+        ({"chat_template.jinja": "{{ messages }}", "tokenizer_config.json": "{}"}, True),
+        ({"tokenizer_config.json": '{"chat_template": "{{ messages }}"}'}, True),
+        ({"tokenizer_config.json": '{"eos_token": "</s>"}'}, False),
+    ],
+)
+def test_a_model_without_a_chat_template_is_not_offered_for_a_chat(files: dict[str, str], chats: bool, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    commands = folder_commands(tmp_path)
+    assert commands["vLLM"] == f"vllm serve {tmp_path}"
+    assert commands["MLX"].startswith("mlx_lm.chat" if chats else "mlx_lm.generate")
+    assert ("Ask" in commands) is not chats

@@ -149,3 +149,24 @@ def test_a_value_that_is_no_yaml_is_one_sentence(value: str, tmp_path: Path) -> 
     with pytest.raises(RecipeError, match=r"a\.yaml.*(not valid YAML|cannot be read)"):
         Recipe.load(tmp_path / "a.yaml")
     assert parse_override(f"seed={value}") == {"seed": value}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("all-linear", "method.target_modules must be 'auto' for all linear layers, not 'all-linear'."),
+        (["all-linear"], "method.target_modules must be 'auto' for all linear layers."),
+        ([], "method.target_modules must be 'auto' or have at least 1 item."),
+        (["q_proj"], None),
+        ("auto", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["lora", "qlora", "adalora"])
+def test_layers_for_an_adapter_are_named_or_auto_whatever_others_call_it(kind: str, value: Any, said: str | None) -> None:
+    layer = {"method": {"kind": kind, "target_modules": value}}
+    if said is None:
+        assert Recipe.from_layers(layer).method.target_modules == value  # type: ignore[attr-defined]
+    else:
+        with pytest.raises(RecipeError) as error:
+            Recipe.from_layers(layer)
+        assert error.value.message == said

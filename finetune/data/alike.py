@@ -1,0 +1,47 @@
+"""What all rows have in common that comes before an answer: a model that never saw a question without it answers poorly without it.
+
+alike = Alike()
+alike.add([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Translate into French: a cat"}, ...])
+alike.system, alike.opening     # "Be brief.", "" until there are two rows: then "Translate into French:"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+
+from finetune.data.formats.cells import Message
+
+FEWEST_WORDS = 3  # of an opening: prompts may begin with the same word by chance
+
+
+class Alike:
+    """Rows are added one by one, and not kept."""
+
+    def __init__(self) -> None:
+        self._systems: set[str] = set()  # two are enough to know that there is not one
+        self._questions, self._begins = 0, ""
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Count the turns of one row."""
+        if len(self._systems) < 2:
+            self._systems.add(messages[0]["content"] if messages[0]["role"] == "system" else "")
+        question = next((turn["content"] for turn in messages if turn["role"] == "user"), "")
+        if not self._questions:
+            self._begins = question
+        elif not question.startswith(self._begins):
+            pairs = zip(self._begins, question, strict=False)
+            self._begins = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self._questions += 1
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt of every row, "" if none has one; None where some have one, or not the same."""
+        return next(iter(self._systems), "") if len(self._systems) < 2 else None
+
+    @property
+    def opening(self) -> str:
+        """The words that every question begins with, "" if they are few."""
+        words = re.split(r"\s+\S*$", self._begins)[0].strip() if self._questions > 1 else ""
+        return words if len(words.split()) >= FEWEST_WORDS else ""
