@@ -344,3 +344,14 @@ def test_files_without_rows_beside_the_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadRow, match=r"1 of 4 rows cannot be used \(users\.json line 1") as refused:
         read(folder)
     assert str(refused.value.hint).startswith("No row of users.json can be used. Name only the files or the folder with rows")
+
+
+def test_a_table_among_notes_that_cannot_be_read_names_the_notes(tmp_path: Path) -> None:
+    (tmp_path / "notion").mkdir()
+    (tmp_path / "notion" / "tasks.csv").write_text("Name,Status\nBread,Done\nMilk,Open\n")
+    (tmp_path / "notion" / "Page.md").write_text("# A page\n\nIts text.\n" * 5)
+    with pytest.raises(UnknownFormat, match="has the columns Name, Status") as refused:
+        read(tmp_path / "notion")
+    said = quoted("dataset.data_files=*.ENDING")
+    assert str(refused.value.hint).endswith(f"Not read in notion: Page.md. To read them: --set {said}")
+    assert read(tmp_path / "notion", data_files="*.md").facts.format == "text"
