@@ -45,7 +45,7 @@ PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "proble
 
 NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
 OF_GEMINI = "safeHtmlItem"  # in MyActivity.json, which Google's Takeout writes
-PARTS = ("input", "inputs", "context", "system", "history")  # beside a prompt
+PARTS = ("input", "inputs", "context", "system", "history", "choices", "options")  # beside a prompt
 
 
 class Format(Protocol):
