@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a critic's message": ({"messages": [user("a"), {"role": "critic", "content": "b"}, assistant("c")]}, "a message of 'critic'"),
     "a picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, assistant("c")]}, "images, audio or video"),
     "no answer in a chat": ({"messages": [user("a")]}, "no assistant message"),
-    "an empty chat": ({"messages": []}, "the conversation is empty"),
+    "an empty chat": ({"messages": []}, "no list of messages"),
     "a message without a role": ({"messages": [{"content": "a"}, assistant("b")]}, "a message without a role"),
     "messages that are text": ({"messages": [user("a"), "b"]}, "not an object"),
 }
