@@ -44,7 +44,7 @@ class Messages:
             raise NotWanted("the conversation is empty")  # somebody opened one, and asked nothing
         messages = self.beside.before(row, turns.read_messages(said, column))
         if all(turn["role"] != "assistant" or is_blank(turn) for turn in messages):
-            raise NotWanted("nothing is answered in it") if tree else RowProblem(f"column {column} has no assistant message")
+            raise NotWanted("no question is answered") if tree else RowProblem(f"column {column} has no assistant message")
         if tree and not any(map(is_learned, messages)):
             raise NotWanted(RESTS)
         return messages
