@@ -120,7 +120,7 @@ def resume(arguments: argparse.Namespace) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    """Show what a run would cost."""
+    """Show what a run would cost; 1 where a problem speaks against starting it."""
     from dataclasses import replace
 
     from finetune.screen.data import data_report
@@ -145,7 +145,8 @@ def plan(arguments: argparse.Namespace) -> int:
             except (UploadError, RecipeError) as error:
                 found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
     pictures = (data_report(report, ascii_only=console.options.ascii_only), review(tuner.recipe, found))
-    return _show(arguments, {**found.to_dict(), "data": report}, *pictures)
+    _show(arguments, {**found.to_dict(), "data": report}, *pictures)
+    return 1 if found.problems else 0
 
 
 def benchmark(arguments: argparse.Namespace) -> int:

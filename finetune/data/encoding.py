@@ -106,7 +106,7 @@ def _old_page(text: bytes) -> str:
     first = next(index for index, byte in enumerate(text) if byte > 0x7F)
     sample = text[max(0, first - SAMPLE // 2) : first + SAMPLE]
     guess = chardet.detect(sample, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True, compat_names=False)["encoding"]
-    if guess in (None, "ascii", "utf-8"):
+    if guess is None or guess.startswith(("ascii", "utf")):
         return WINDOWS
     letters = sample.decode(guess, "ignore")
     return WINDOWS if 2 * len(MIXED.findall(letters)) > len(OTHER.findall(letters)) else guess

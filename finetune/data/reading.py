@@ -46,6 +46,8 @@ from finetune.foreign import LONGEST, reading, reason
 from finetune.recipe import DatasetSpec
 from finetune.recipe.settings import cell_text
 from finetune.runtime import RuntimeOptions
+from finetune.system.paths import typed_path
+from finetune.system.shell import quoted
 from finetune.system.storage import cache_folder, digest
 
 if TYPE_CHECKING:
@@ -167,8 +169,13 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             f"{origin.name} has no column {routed_by!r} that says whose row it is; it has {', '.join(columns)}.",
             hint="Name another column in the rows of the teachers.",
         )
-    with reading(origin.name, BadRow):
-        reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name, prompts=prompts)
+    try:
+        with reading(origin.name, BadRow):
+            reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name, prompts=prompts)
+    except UnknownFormat as error:
+        unread = [note for note in origin.notes if note.startswith("Not read in")]  # what was meant may be there
+        others = f"To read them: --set {quoted('dataset.data_files=*.ENDING')}" if unread and typed_path(spec.source).is_dir() else ""
+        raise UnknownFormat(error.message, hint=" ".join(filter(None, [error.hint, *unread, others]))) from None
     left = LeftOut(reader.format, reader.columns, reader.all_columns)
     facts = RowFacts(origin.name, origin.pinned, reader.format.name, reader.columns, [], [], 0, 0, 0, 0, [], list(origin.notes))
     not_wanted: Counter[str] = Counter()

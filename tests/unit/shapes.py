@@ -159,6 +159,18 @@ SHAPES: dict[str, Shape] = {
         lambda n: {"question": f"q{n}", "A": "1", "B": "2", "C": "3", "answer": f"{1 + n % 3}"}, lambda n: chosen(f"q{n}", "123", n % 3)
     ),
     "choices beside an explanation": Shape(lambda n: {"question": f"q{n}", "options": ["x", "y"], "answer": f"a{n}"}, ASKED, ("options",)),
+    "a quiz in a spreadsheet": Shape(
+        lambda n: {"Question": f"q{n}", "Option A": "x", "Option B": "y", "Option C": "", "Correct Answer": "b)"},
+        lambda n: chosen(f"q{n}", "xy", 1),
+    ),
+    "several right choices": Shape(
+        lambda n: {"question": f"q{n}", "choices": ["x", "y", "z"], "answer": ["A, C", "A,C"][n % 2]},
+        lambda n: [chosen(f"q{n}", "xyz", 0)[0], a("A. x\nC. z")],
+    ),
+    "several right choices in a list": Shape(
+        lambda n: {"question": f"q{n}", "choices": ["x", "y", "z"], "answers": [1, 3]},
+        lambda n: [chosen(f"q{n}", "xyz", 0)[0], a("A. x\nC. z")],
+    ),
     "SciQ": Shape(
         lambda n: {"question": f"q{n}", "distractor1": "x", "distractor2": "y", "correct_answer": f"a{n}"},
         ASKED,

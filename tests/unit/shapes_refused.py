@@ -104,6 +104,11 @@ REFUSED: dict[str, Refused] = {
         {"question": "q", "choices": ["x", "y", "z"], "answer": 1},
         "The column answer says by numbers which choice is right, and they may count from 0 or from 1.",
     ),
+    "Gemini in Google's Takeout": Refused(
+        "MyActivity.json",
+        {"header": "Gemini Apps", "title": "Prompted How?", "time": "2025", "safeHtmlItem": [{"html": "<p>So.</p>"}]},
+        "MyActivity.json has what somebody asked Gemini (column title), and its answers as web pages (column safeHtmlItem).",
+    ),
     "an answer with parts": Refused(
         "a.jsonl", {"question": "q", "answer": {"value": "a", "aliases": ["b"]}}, f"{FIRST}column answer has an object, not text"
     ),

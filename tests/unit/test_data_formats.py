@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune import registry
-from finetune.data.formats import detect
+from finetune.data.formats import detect, prompts_alone
 from finetune.data.rows import RowProblem
 from finetune.errors import UnknownFormat
 from finetune.recipe import ColumnsSpec
@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a critic's message": ({"messages": [user("a"), {"role": "critic", "content": "b"}, assistant("c")]}, "a message of 'critic'"),
     "a picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, assistant("c")]}, "images, audio or video"),
     "no answer in a chat": ({"messages": [user("a")]}, "no assistant message"),
-    "an empty chat": ({"messages": []}, "the conversation is empty"),
+    "an empty chat": ({"messages": []}, "no list of messages"),
     "a message without a role": ({"messages": [{"content": "a"}, assistant("b")]}, "a message without a role"),
     "messages that are text": ({"messages": [user("a"), "b"]}, "not an object"),
 }
@@ -179,3 +179,9 @@ def test_chosen_columns_need_no_known_names() -> None:
     found = detect(list(row), [row], ColumnsSpec(prompt="frage", completion="antwort"), "a.jsonl")
     assert found.to_messages(row) == [user("a"), assistant("b")]
     assert detect(list(row), [row], ColumnsSpec(text="antwort"), "a").to_messages(row) == [{"role": "text", "content": "b"}]
+
+
+def test_a_question_without_its_choices_is_no_whole_prompt() -> None:
+    rows = [{"question": "Which is blue?", "choices": ["the sky", "grass"]}]
+    assert prompts_alone(["question", "choices"], rows) is None
+    assert prompts_alone(["question", "id"], rows) == "question"

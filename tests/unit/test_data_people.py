@@ -229,7 +229,7 @@ def test_what_chatgpt_answers_with_tools_pictures_and_files_is_read_and_not_lear
     assert rows.facts.skipped == 0
     rest = "rest on tools, pictures or files, which the text does not have"
     assert f"Answers that {rest}, are read, and not learned (1 row)." in rows.facts.notes
-    for said in (f"3 rows are left out: its answers {rest}.", "nothing is answered in it.", "the conversation is empty."):
+    for said in (f"3 rows are left out: the answers {rest}.", "no question is answered.", "the conversation is empty."):
         assert any(note.endswith(said) for note in rows.facts.notes), said
 
 
@@ -344,3 +344,14 @@ def test_files_without_rows_beside_the_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadRow, match=r"1 of 4 rows cannot be used \(users\.json line 1") as refused:
         read(folder)
     assert str(refused.value.hint).startswith("No row of users.json can be used. Name only the files or the folder with rows")
+
+
+def test_a_table_among_notes_that_cannot_be_read_names_the_notes(tmp_path: Path) -> None:
+    (tmp_path / "notion").mkdir()
+    (tmp_path / "notion" / "tasks.csv").write_text("Name,Status\nBread,Done\nMilk,Open\n")
+    (tmp_path / "notion" / "Page.md").write_text("# A page\n\nIts text.\n" * 5)
+    with pytest.raises(UnknownFormat, match="has the columns Name, Status") as refused:
+        read(tmp_path / "notion")
+    said = quoted("dataset.data_files=*.ENDING")
+    assert str(refused.value.hint).endswith(f"Not read in notion: Page.md. To read them: --set {said}")
+    assert read(tmp_path / "notion", data_files="*.md").facts.format == "text"

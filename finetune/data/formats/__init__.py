@@ -44,7 +44,8 @@ LAST = 100
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
 NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
-PARTS = ("input", "inputs", "context", "system", "history")  # beside a prompt
+OF_GEMINI = "safeHtmlItem"  # in MyActivity.json, which Google's Takeout writes
+PARTS = ("input", "inputs", "context", "system", "history", "choices", "options")  # beside a prompt
 
 
 class Format(Protocol):
@@ -104,6 +105,11 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
         return UnknownFormat(
             f"{_has(where)} pairs in the column {nested} ({one} and {two}), but does not say which is the prompt.",
             hint=f"Name the columns: --set {_set('prompt', f'{nested}.{one}')} --set {_set('completion', f'{nested}.{two}')}",
+        )
+    if OF_GEMINI in columns:
+        return UnknownFormat(
+            f"{_has(where)} what somebody asked Gemini (column title), and its answers as web pages (column {OF_GEMINI}).",
+            hint="Write rows of prompt and completion: the title without its first word, and the words of the page.",
         )
     chat = next((column for column in columns if sample and all(_is_talk(row.get(column)) for row in sample)), None)
     if chat is not None:

@@ -22,9 +22,21 @@ from finetune.errors import UnknownFormat
 QUESTIONS = ("question", "question_stem", "stem", "query", "problem", "prompt", "sentence", "goal", "ctx", "q")
 GIVEN = ("context", "passage", "article", "premise")
 LISTS = ("choices", "options", "endings", "candidates", "answer_choices")
-RIGHT = ["answer", "answerkey", "answer_key", "answer_idx", "answer_index", "label", "correct", "correct_answer", "correct_option"]
+RIGHT = [
+    "answer",
+    "answers",
+    "answerkey",
+    "answer_key",
+    "answer_idx",
+    "answer_index",
+    "label",
+    "correct",
+    "correct_answer",
+    "correct_option",
+]
 RIGHT += ["correct_choice", "correct_index", "right_answer", "target", "gold", "cop"]
 COLUMN = re.compile(r"(option|choice|ending|opt|op|sol|)[ _]?([a-j]|\d)", re.IGNORECASE)
+SEVERAL = re.compile(r"\s*[,;&+/]\s*")
 Choices = dict[str, str]  # by what each is called: A, B, ...
 
 
@@ -45,22 +57,28 @@ class MultipleChoice:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> MultipleChoice | None:
-        question, listed = find_column(columns, *QUESTIONS), find_column(columns, *LISTS)
+        question, listed = _named(columns, *QUESTIONS), _named(columns, *LISTS)
         choices = [listed] if listed is not None else _of_columns(columns)
         if question is None or not choices:
             return None
         given = find_column([column for column in columns if column != question], *GIVEN)
         free = [column for column in columns if column not in (question, given, *choices)]
-        for right in [column for name in RIGHT if (column := find_column(free, name)) is not None]:
+        for right in [column for name in RIGHT if (column := _named(free, name)) is not None]:
             beside = Beside.find(columns, sample, [question, given, right, *choices])
             found = cls(question, choices, right, _first(right, choices, sample), given, beside)
-            if 2 * sum(found.answer(row) is not None for row in sample) >= len(sample):
+            if 2 * sum(bool(found.answers(row)) for row in sample) >= len(sample):
                 return found
         return None
 
-    def answer(self, row: Mapping[str, Any]) -> str | None:
-        """What the right choice of a row is called; None where nothing says it."""
-        choices, said = _choices(row, self.choices), row.get(self.right)
+    def answers(self, row: Mapping[str, Any]) -> list[str]:
+        """What the right choices of a row are called, of several "A, C" or a list; none where nothing says it."""
+        choices, said = _choices(row, self.choices), parsed(row.get(self.right))
+        if not isinstance(said, list) and (one := self._called(choices, said)) is not None:
+            return [one]
+        found = [self._called(choices, each) for each in (said if isinstance(said, list) else SEVERAL.split(str(said)))]
+        return [name for name in found if name is not None] if None not in found else []
+
+    def _called(self, choices: Choices, said: Any) -> str | None:
         if said is None or isinstance(said, bool | list | dict):
             return None
         text = str(said).strip()
@@ -76,12 +94,17 @@ class MultipleChoice:
         return same[0] if len(same) == 1 else by_column.get(text.lower())
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        choices, right = _choices(row, self.choices), self.answer(row)
-        if right is None:
+        choices, right = _choices(row, self.choices), self.answers(row)
+        if not right:
             raise RowProblem(f"column {self.right} has {str(row.get(self.right))[:40]!r}, which is none of the choices")
         listed = "\n".join(f"{name}. {text}" for name, text in choices.items())
         asked = joined("", [*optional_text(row, self.given), as_text(row.get(self.question), self.question), listed])
-        return self.beside.before(row, [user(asked), assistant(f"{right}. {choices[right]}")])
+        return self.beside.before(row, [user(asked), assistant("\n".join(f"{name}. {choices[name]}" for name in right))])
+
+
+def _named(columns: Sequence[str], *names: str) -> str | None:
+    """Like `find_column`, also with blanks in the name, as in "Correct Answer"."""
+    return find_column(columns, *names, *(name.replace("_", " ") for name in names))
 
 
 def _of_columns(columns: Sequence[str]) -> list[str]:
@@ -130,17 +153,22 @@ def _first(right: str, choices: Sequence[str], sample: Sequence[dict[str, Any]])
     found = [_choices(row, choices) for row in sample]
     if sample and all(str(row.get(right)).strip() in map(str.strip, each.values()) for row, each in zip(sample, found, strict=True)):
         return None
-    numbers = [(number, len(each)) for row, each in zip(sample, found, strict=True) if (number := _number(row.get(right))) is not None]
+    numbers = [(number, each) for row, each in zip(sample, found, strict=True) for number in _numbers(row.get(right))]
     if any(number == 0 for number, _ in numbers):
         return 0
-    if any(0 < number == count for number, count in numbers) or (len(choices) > 1 and choices[0].strip().endswith("1")):
+    if any(number == len(each) for number, each in numbers) or (len(choices) > 1 and choices[0].strip().endswith("1")):
         return 1
-    if any(0 < number < count and str(number) not in each for (number, count), each in zip(numbers, found, strict=False)):
+    if any(number < len(each) and str(number) not in each for number, each in numbers):
         raise UnknownFormat(
             f"The column {right} says by numbers which choice is right, and they may count from 0 or from 1.",
             hint="Write the letters of the choices (A, B ...) in their place, or their texts.",
         )
     return 0
+
+
+def _numbers(value: Any) -> list[int]:
+    said = parsed(value)
+    return [number for each in (said if isinstance(said, list) else [said]) if (number := _number(each)) is not None]
 
 
 def _number(value: Any) -> int | None:

@@ -15,7 +15,7 @@ from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 
-BEST = ("correct_answer", "best_answer")  # beside wrong ones
+BEST = ("correct_answer", "correct answer", "best_answer")  # beside wrong ones
 
 
 class QuestionAnswer:

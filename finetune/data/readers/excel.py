@@ -30,14 +30,14 @@ INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     with _opened(file) as book:
         shown = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or book.worksheets
-        names = {sheet: line[1] for sheet in shown if (line := titled(_lines(sheet))[1])}
-        wanted = set(chosen_columns(spec.columns).values())
+        begun = {sheet: titled(_lines(sheet)) for sheet in shown}
+        names = {sheet: line[1] for sheet, (_, line, _) in begun.items() if line}
         if not names:
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a sheet with a line of column names and at least two rows.")
-        sheet = _with_rows(names, wanted)
+        sheet = _with_rows(names, set(chosen_columns(spec.columns).values()))
         if others := [each.title for each in names if each is not sheet]:
             file.remarks.append(f"{file.name}: the sheet {sheet.title} is read, and not {', '.join(others)}.")
-        titles, _, lines = titled(_lines(sheet))
+        titles, _, lines = begun[sheet]
         if titles:
             file.remarks.append(about_titles(file.name, titles))
         header = _header(names[sheet], file)
