@@ -312,7 +312,8 @@ def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, dt
     """The cache key of the base model's scores, from all they depend on; `model` is the pinned source, `fingerprint` that of the data."""
     tasks = load_tasks(tuple(spec.tasks)).fingerprint if spec.tasks else ""
     measured = spec.model_dump(mode="json", exclude={"speed"})  # which is measured anew each time
-    parts = (VERSION, model, fingerprint, measured, seed, dtype, tasks)
+    of_packages = [code for name in spec.metrics if (code := registry.code_of("metrics", name))]
+    parts = (VERSION, model, fingerprint, measured, seed, dtype, tasks, *of_packages)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 

@@ -32,8 +32,8 @@ from finetune.export.tokens import words_of
 from finetune.export.writing import Planned, check_read_back, plan, write
 from finetune.formatting import percent, size
 from finetune.hardware.machine import inspect
+from finetune.models.gguf_architectures import Architecture, architecture_of, is_tied, long_texts, tensors
 from finetune.models.kind import configuration
-from finetune.models.llama_cpp import Architecture, architecture_of, is_tied, long_texts, tensors
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.planning.stages import FEWEST_PARAMETERS

@@ -17,7 +17,7 @@ from typing import Any
 from finetune.errors import ModelError
 from finetune.export.asking import Asking
 from finetune.export.pretokenizers import WAYS, pre_of
-from finetune.models.llama_cpp import NEXT
+from finetune.models.gguf_architectures import NEXT
 from finetune.models.templates.chat_template import answer_end_ids
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

@@ -158,7 +158,7 @@ def test_a_file_that_would_answer_differently_is_refused_and_leaves_nothing(
         "a byte": "does not hold",
     }
     if wrong == "rotation":
-        monkeypatch.setattr("finetune.models.llama_cpp.interleaved", lambda values, heads: values)
+        monkeypatch.setattr("finetune.models.gguf_architectures.interleaved", lambda values, heads: values)
     elif wrong == "pre-tokenizer":
         monkeypatch.setattr(tokens, "pre_of", lambda described: "smollm")
     elif wrong == "template":

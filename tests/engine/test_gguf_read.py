@@ -15,9 +15,9 @@ from finetune.export.asking import Asking
 from finetune.export.kinds import KINDS
 from finetune.export.tokens import words_of
 from finetune.export.writing import plan, write
+from finetune.models.gguf_architectures import architecture_of, is_tied, tensors
 from finetune.models.gguf_file import read_header
 from finetune.models.gguf_model import to_folder
-from finetune.models.llama_cpp import architecture_of, is_tied, tensors
 from finetune.run_folder import RunFolder
 
 
