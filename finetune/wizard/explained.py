@@ -51,7 +51,7 @@ MORE = {
     ),
     "benchmark.metrics": (
         "rouge counts the words that answer and reference share, perplexity how well the model predicts the reference. For labels take "
-        "accuracy (right but for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared."
+        "accuracy (right except for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared."
     ),
     "benchmark.tasks": (
         "Tests that others use too, such as hellaswag, run on the model before and after, so that its numbers can be compared with theirs. "
