@@ -97,14 +97,14 @@ def web_page(file: DataFile) -> UnknownFormat:
 
 
 def looks_like(sample: str, name: str) -> str | None:
-    """What a person should know about a text that is learned as it stands though it has more than running text; None where it has not."""
+    """What a person should know about a text that is learned as it is though it has more than running text; None where it has not."""
     lines = [line for line in sample.splitlines()[:LINES] if line.strip()]
     found = PAGE if MARKUP.match(sample) else None
     for look in LOOKS if found is None else ():
         alike = sum(look.line.match(line) is not None for line in lines)
         if alike >= FEWEST and alike >= look.share * len(lines):
             found = look
-    return None if found is None else f"{name} looks like {found.what}, and is learned as it stands, with {found.along}. {found.instead}"
+    return None if found is None else f"{name} looks like {found.what}, and is learned as it is, with {found.along}. {found.instead}"
 
 
 def _is_table_of_tabs(sample: str) -> bool:
