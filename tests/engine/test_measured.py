@@ -133,7 +133,7 @@ def test_rows_that_no_model_can_take_are_an_error(shop: Workshop, tmp_path: Path
     ("models", "overrides", "words"),
     [
         (["a"], ["training.epochs=1"], "training.epochs has no effect on a measurement"),
-        (["a"], ["dataset.held_out=0.2"], "dataset.held_out says nothing"),
+        (["a"], ["dataset.held_out=0.2"], "dataset.held_out has no effect"),
         (["a"] * 27, [], "At most 26 models"),
     ],
 )
