@@ -20,12 +20,12 @@ import torch
 from finetune import registry
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter, stage
-from finetune.export.asking import Asking
 from finetune.export.gate import Verdict, judge
 from finetune.export.kinds import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
 from finetune.export.modelfile import modelfile
 from finetune.export.place import ELSEWHERE, check_finished, check_place, name_of
 from finetune.export.probes import Probes
+from finetune.export.prompt_format import PromptFormat
 from finetune.export.quantising import INSTALL, has_llama_cpp, needs_llama_cpp
 from finetune.export.record import Exported, Speed, keep
 from finetune.export.tokens import words_of
@@ -81,7 +81,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     located = locate(str(run.output_dir), runtime, reporter)
     config = configuration(located)
     known = architecture_of(config, located.name)
-    asked = Asking.of(run, load_tokenizer(located))
+    asked = PromptFormat.of(run, load_tokenizer(located))
     text = config.get_text_config(decoder=True)
     words = words_of(asked, name_of(run), vocabulary=text.vocab_size, model=located.name)
     probes = Probes.of(run, asked)
