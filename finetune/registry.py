@@ -162,7 +162,9 @@ def check_name(kind: str, name: str) -> None:
     """Raises RecipeError if nothing is called `name`; imports nothing."""
     known = names(kind)
     if name not in known:
-        raise RecipeError(f"There is no {kind.removesuffix('s')} {name!r}.{did_you_mean(name, known)}", hint=f"Known: {', '.join(known)}.")
+        raise RecipeError(
+            f"There is no {kind.removesuffix('s')} {name!r}.{did_you_mean(name, known)}", hint=f"Choose from {', '.join(known)}."
+        )
 
 
 def title(kind: str, name: str) -> str:

@@ -70,7 +70,7 @@ class GGUF:
         """
         kind = kind_of(type or DEFAULT)
         if needs_llama_cpp(kind.format) and not has_llama_cpp():
-            raise BadInput(f"{kind.name} is made by llama.cpp, which is not installed.", hint=f"Install it with: {INSTALL}")
+            raise BadInput(f"{kind.name} is made by llama.cpp, which is not installed.", hint=f"Install it: {INSTALL}")
         check_finished(run)
         check_place(to)
         with run.claimed():
@@ -212,7 +212,7 @@ def _notes(planned: dict[str, Planned], verdict: Verdict) -> list[str]:
             f"{percent(taken / total)} of the file is {given} instead of {wanted}, as llama.cpp does where rows are not whole blocks."
         )
     if verdict.kl is None:
-        notes.append(f"Not proven: probabilities and rendered chats, for which llama.cpp is needed. Install it with: {INSTALL}")
+        notes.append(f"Not proven: probabilities and rendered chats, for which llama.cpp is needed. Install it: {INSTALL}")
     return notes
 
 

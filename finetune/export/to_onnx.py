@@ -57,7 +57,7 @@ class ONNX:
         Raises BadInput for what cannot be exported, OutputExists, DiskFull, or FinetuneError if the logits would differ.
         """
         if missing := [name for name in NEEDS if find_spec(name) is None]:
-            raise BadInput(f"Exporting to ONNX needs {', '.join(missing)}.", hint=f"Install what is needed with: {INSTALL}")
+            raise BadInput(f"Exporting to ONNX needs {', '.join(missing)}.", hint=f"Install it: {INSTALL}")
         check_finished(run)
         check_place(to)
         with run.claimed():

@@ -74,7 +74,7 @@ def stage(config: Config, name: str, value: Any) -> Iterator[Line]:
     elif value == "sft":
         yield Line(name, SAME, "answers are learned, prompts are not")
     else:
-        raise Refused(f"`stage: {shown(value)}` is not a stage that is known here.", hint="Known: sft and pt.")
+        raise Refused(f"`stage: {shown(value)}` is not a stage that is known here.", hint="Choose from sft, pt.")
 
 
 def kind(config: Config) -> str:
