@@ -8,10 +8,13 @@ FeaturesSpec, in finetune/recipe/.
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from finetune.errors import RecipeError
@@ -139,6 +142,17 @@ def load(kind: str, name: str) -> Any:
     return _object(found) if kind in OBJECTS else found
 
 
+def code_of(kind: str, name: str) -> str:
+    """A hash of the file with the class of another package, for the keys of caches that hold what it made; empty for what is built in,
+    whose caches have a version.
+    """
+    if name in BUILT_IN.get(kind, {}):
+        return ""
+    made = load(kind, name)
+    file = sys.modules[(made if isinstance(made, type) else type(made)).__module__].__file__
+    return hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()
+
+
 def choices(kind: str) -> list[tuple[str, str, str]]:
     """(name, title, summary) of everything of one of the kinds in DESCRIBED, for people to choose from."""
     return [(name, title(kind, name), str(getattr(load(kind, name), "summary", ""))) for name in names(kind)]
@@ -148,7 +162,9 @@ def check_name(kind: str, name: str) -> None:
     """Raises RecipeError if nothing is called `name`; imports nothing."""
     known = names(kind)
     if name not in known:
-        raise RecipeError(f"There is no {kind.removesuffix('s')} {name!r}.{did_you_mean(name, known)}", hint=f"Known: {', '.join(known)}.")
+        raise RecipeError(
+            f"There is no {kind.removesuffix('s')} {name!r}.{did_you_mean(name, known)}", hint=f"Choose from {', '.join(known)}."
+        )
 
 
 def title(kind: str, name: str) -> str:

@@ -23,7 +23,7 @@ NUMBER = re.compile(rf"((?<![\w.])(?:[-−][$€£]?|[$€£][-−]))?({DIGITS})
 
 
 class Accuracy(evaluate.Metric):  # type: ignore[misc]
-    """An answer is right that is the reference, but for case, spacing and a full stop: for labels and other short answers."""
+    """An answer is right that is the reference, except for case, spacing and a full stop: for labels and other short answers."""
 
     key: ClassVar[str] = "accuracy"
 

@@ -315,7 +315,8 @@ def base_key(model: str, fingerprint: str, spec: BenchmarkSpec, *, seed: int, di
     """
     tasks = load_tasks(tuple(spec.tasks)).fingerprint if spec.tasks else ""
     measured = spec.model_dump(mode="json", exclude={"speed"})  # which is measured anew each time
-    parts = (VERSION, model, fingerprint, measured, seed, digits, tasks)
+    of_packages = [code for name in spec.metrics if (code := registry.code_of("metrics", name))]
+    parts = (VERSION, model, fingerprint, measured, seed, digits, tasks, *of_packages)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -70,7 +70,7 @@ def check_builtin(name: str) -> None:
     if name not in BUILT_IN:
         raise DatasetNotFound(
             f"There is no built-in dataset {name!r}.{did_you_mean(name, list(BUILT_IN))}",
-            hint=f"Known: {', '.join(f'builtin:{known}' for known in BUILT_IN)}.",
+            hint=f"Choose from {', '.join(f'builtin:{known}' for known in BUILT_IN)}.",
         )
 
 

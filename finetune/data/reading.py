@@ -19,6 +19,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import registry
 from finetune.data.builtin import open_builtin
 from finetune.data.files import looks_local
 from finetune.data.formats.cells import Record, is_blank, is_blank_row
@@ -117,7 +118,9 @@ def read_rows(
     fingerprint = digest(
         [str(VERSION), *origin.fingerprint(), json.dumps(chosen), *filter(None, [routed_by, "prompts" if prompts else None])]
     )
-    kept_as = digest([fingerprint, *origin.files, *origin.notes]) if origin.files else fingerprint
+    of_packages = {name: code for name in registry.names("formats") if (code := registry.code_of("formats", name))}
+    named = [*origin.files, *origin.notes] if origin.files else []
+    kept_as = digest([fingerprint, *named, *of_packages.values()]) if named or of_packages else fingerprint
     folder = runtime.cache_dir / "datasets" / f"rows-{kept_as}"
     if not folder.is_dir():
         with cache_folder(folder) as unfinished:
@@ -127,6 +130,8 @@ def read_rows(
         facts = RowFacts.load(folder / "facts.json")
     if facts.skipped > spec.bad_rows * facts.read:
         raise too_many_bad_rows(facts.skipped_rows, facts.skipped, facts.read, spec.bad_rows, facts.files)
+    if facts.format in of_packages:
+        fingerprint = digest([fingerprint, of_packages[facts.format]])
     return Rows(folder / "rows.arrow", facts, fingerprint, kept_as, origin.restricted)
 
 

@@ -180,7 +180,7 @@ def _difference(found: Sequence[Any], wanted: Sequence[Any]) -> str:
                 return f"the shapes of layer {number + 1} would differ"
         if len(one) != len(other):
             return f"by its configuration, layer {number + 1} would be of another kind than the one that was kept"
-    return "parameters beside the layers depend on how many layers there are"
+    return "parameters outside the layers depend on how many layers there are"
 
 
 def _short(value: Any) -> str:

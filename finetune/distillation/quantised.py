@@ -25,7 +25,7 @@ from finetune.distillation.grids import Grid
 from finetune.errors import ModelError, RecipeError
 from finetune.hardware.matmul import FastLinear, learned_linear, use_fast_linear
 from finetune.methods.inventory import tower_names
-from finetune.models.llama_cpp import architecture_of
+from finetune.models.gguf_architectures import architecture_of
 from finetune.recipe.distillation_settings import QuantizeSpec
 from finetune.recipe.settings import FromTeacher
 from finetune.training.head import causal_lm

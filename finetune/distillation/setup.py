@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.data.prepare import PreparedData
 from finetune.data.tokens.system_prompt import is_prompted
-from finetune.distillation.asking import Asking, reading_for, rows_asked
+from finetune.distillation.cache_setup import CacheSetup, reading_for, rows_asked
 from finetune.distillation.inside import compared_of
 from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
@@ -115,7 +115,7 @@ def prepare_distillation(
                 first_choices.append(top_tokens(model, rows))
         with as_teacher(model) as asked:
             compared = None if spec.compares_other_layers else compared_of(spec.features, student, asked, made)
-        asking = Asking(spec, ours, model, rows, name, (tokenizer, theirs), reading, runtime, reporter, compared)
+        asking = CacheSetup(spec, ours, model, rows, name, (tokenizer, theirs), reading, runtime, reporter, compared)
         others = partial(together, number, ours, [student, model]) if together else None
         choice, written = asking.ask(wanted, left=len(known) - number, others=others)
         wanted = choice.kind  # all caches are of one kind

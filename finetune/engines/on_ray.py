@@ -27,7 +27,7 @@ class Ray(Torchrun):
     def check(self, runtime: RuntimeOptions) -> None:
         """Raises BadInput without the package, and for options that are Ray's business."""
         if find_spec("ray") is None:
-            raise BadInput("The engine `ray` needs the package ray, which is not installed.", hint=INSTALL)
+            raise BadInput("The engine `ray` needs the package ray, which is not installed.", hint=f"Install it: {INSTALL}")
         if runtime.processes is None:
             raise BadInput("The engine `ray` needs the number of workers.", hint="--nproc N, at most the GPUs of the cluster")
         if runtime.nodes > 1:

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import torch
 
-from finetune.engines import asked as teacher
+from finetune.engines import teacher_shards as teacher
 from finetune.engines.files import Followed, Workplace, error_of, event_of
 from finetune.engines.order import give
 from finetune.errors import FinetuneError, TrainingError

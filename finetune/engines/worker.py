@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from finetune.engines import asked as teacher
+from finetune.engines import teacher_shards as teacher
 from finetune.engines.files import Lines, Workplace
 from finetune.engines.order import take
 from finetune.errors import FinetuneError, TrainingError

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import FinetuneError
-from finetune.export.asking import Turns
+from finetune.export.prompt_format import Turns
 from finetune.formatting import strip_control_chars
 from finetune.system.children import end, python_child
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError
-from finetune.export.asking import Asking, Turns
 from finetune.export.probes import CHATS
+from finetune.export.prompt_format import PromptFormat, Turns
 from finetune.model_folder import read_json
 from finetune.models.spelling import ends_of
 from finetune.models.templates.chat_template import answer_ends, render_chat
@@ -71,7 +71,7 @@ FORMS = (
 )
 
 
-def modelfile(name: str, asked: Asking, home: Path, licence: str | None) -> str:
+def modelfile(name: str, asked: PromptFormat, home: Path, licence: str | None) -> str:
     """The text for the .gguf file called `name` beside it, made from the model in `home`."""
     tokenizer = asked.tokenizer
     lines = [f"FROM ./{name}"]
@@ -90,14 +90,14 @@ def modelfile(name: str, asked: Asking, home: Path, licence: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _system(asked: Asking, form: Form | None, *, usual: str | None) -> str | None:
+def _system(asked: PromptFormat, form: Form | None, *, usual: str | None) -> str | None:
     """The system prompt of the rows, where the template has a place for it and Ollama writes it as the template does."""
     turns = [{"role": "system", "content": asked.system}, *CHATS[0]]
     taken = asked.system.strip() in (_written(asked, turns) or "") and (form is None or _agrees(form, None, asked, turns))
     return asked.system if asked.system and taken and '"""' not in asked.system else usual
 
 
-def form_of(asked: Asking) -> tuple[Form | None, str | None]:
+def form_of(asked: PromptFormat) -> tuple[Form | None, str | None]:
     """The form that writes what the chat template writes, and the system prompt that the template begins with where none is given."""
     first = _written(asked, CHATS[0]) if asked.tokenizer.chat_template else None
     if first is None:
@@ -113,7 +113,7 @@ def form_of(asked: Asking) -> tuple[Form | None, str | None]:
     return None, None
 
 
-def _agrees(form: Form, system: str | None, asked: Asking, turns: Turns) -> bool:
+def _agrees(form: Form, system: str | None, asked: PromptFormat, turns: Turns) -> bool:
     """Also where the template refuses such turns: there nothing is promised. Many templates trim what people say."""
     trimmed = [{**turn, "content": turn["content"].strip()} for turn in turns]
     theirs = _written(asked, trimmed)
@@ -124,7 +124,7 @@ def _behind(system: str | None, turns: Turns) -> Turns:
     return [{"role": "system", "content": system}, *turns] if system and turns[0]["role"] != "system" else turns
 
 
-def _written(asked: Asking, turns: Turns) -> str | None:
+def _written(asked: PromptFormat, turns: Turns) -> str | None:
     """Without the token that begins every text, which Ollama adds by itself."""
     try:
         return render_chat(asked.tokenizer, turns, add_generation_prompt=True).removeprefix(asked.begin)

@@ -11,7 +11,7 @@ from finetune import registry
 from finetune.errors import ModelError, RecipeError
 from finetune.hub.cache import cached
 from finetune.model_folder import adapter_base, is_adapter, read_json
-from finetune.models.llama_cpp import KNOWN
+from finetune.models.gguf_architectures import KNOWN
 from finetune.models.location import parse
 from finetune.models.starter import REVISION, starter_folder
 from finetune.recipe import Recipe

@@ -1,6 +1,6 @@
 """What an exported file is asked: texts that tokenizers cut differently, chats, and prompts whose next token both sides predict.
 
-probes = Probes.of(run, Asking.of(run, tokenizer))
+probes = Probes.of(run, PromptFormat.of(run, tokenizer))
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from finetune.errors import ModelError
-from finetune.export.asking import Asking, Turns
+from finetune.export.prompt_format import PromptFormat, Turns
 from finetune.foreign import reading
 from finetune.models.templates.chat_template import added_tokens, render_chat
 from finetune.models.templates.template_facts import fixed_date
@@ -83,7 +83,7 @@ class Probes:
     dated: bool
 
     @classmethod
-    def of(cls, run: RunFolder, asked: Asking) -> Probes:
+    def of(cls, run: RunFolder, asked: PromptFormat) -> Probes:
         tokenizer = asked.tokenizer
         rendered = _rendered(asked)
         prompts = [unicodedata.normalize("NFC", text) for text in _asked(run)]
@@ -109,7 +109,7 @@ def _asked(run: RunFolder) -> list[str]:
     return [*own, *PROMPTS[: len(PROMPTS) - len(own)]]
 
 
-def _rendered(asked: Asking) -> list[tuple[Turns, str]]:
+def _rendered(asked: PromptFormat) -> list[tuple[Turns, str]]:
     """Chats that the template takes: some refuse a system turn."""
     found: list[tuple[Turns, str]] = []
     for turns in filter(None, map(asked.turns, CHATS)) if asked.tokenizer.chat_template else ():

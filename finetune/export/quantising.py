@@ -64,7 +64,7 @@ def _by_ggml(values: np.ndarray[Any, Any], type: Any) -> np.ndarray[Any, Any]:
 @cache
 def _ggml() -> ctypes.CDLL:
     if not has_llama_cpp():
-        raise HardwareError("K-quants are made by llama.cpp, which is not installed.", hint=f"Install it with: {INSTALL}")
+        raise HardwareError("K-quants are made by llama.cpp, which is not installed.", hint=f"Install it: {INSTALL}")
     import xllamacpp.xllamacpp
 
     library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)

@@ -20,20 +20,20 @@ import torch
 from finetune import registry
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter, stage
-from finetune.export.asking import Asking
 from finetune.export.gate import Verdict, judge
 from finetune.export.kinds import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
 from finetune.export.modelfile import modelfile
 from finetune.export.place import ELSEWHERE, check_finished, check_place, name_of
 from finetune.export.probes import Probes
+from finetune.export.prompt_format import PromptFormat
 from finetune.export.quantising import INSTALL, has_llama_cpp, needs_llama_cpp
 from finetune.export.record import Exported, Speed, keep
 from finetune.export.tokens import words_of
 from finetune.export.writing import Planned, check_read_back, plan, write
 from finetune.formatting import percent, size
 from finetune.hardware.machine import inspect
+from finetune.models.gguf_architectures import Architecture, architecture_of, is_tied, long_texts, tensors
 from finetune.models.kind import configuration
-from finetune.models.llama_cpp import Architecture, architecture_of, is_tied, long_texts, tensors
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.planning.stages import FEWEST_PARAMETERS
@@ -70,7 +70,7 @@ class GGUF:
         """
         kind = kind_of(type or DEFAULT)
         if needs_llama_cpp(kind.format) and not has_llama_cpp():
-            raise BadInput(f"{kind.name} is made by llama.cpp, which is not installed.", hint=f"Install it with: {INSTALL}")
+            raise BadInput(f"{kind.name} is made by llama.cpp, which is not installed.", hint=f"Install it: {INSTALL}")
         check_finished(run)
         check_place(to)
         with run.claimed():
@@ -81,7 +81,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     located = locate(str(run.output_dir), runtime, reporter)
     config = configuration(located)
     known = architecture_of(config, located.name)
-    asked = Asking.of(run, load_tokenizer(located))
+    asked = PromptFormat.of(run, load_tokenizer(located))
     text = config.get_text_config(decoder=True)
     words = words_of(asked, name_of(run), vocabulary=text.vocab_size, model=located.name)
     probes = Probes.of(run, asked)
@@ -212,7 +212,7 @@ def _notes(planned: dict[str, Planned], verdict: Verdict) -> list[str]:
             f"{percent(taken / total)} of the file is {given} instead of {wanted}, as llama.cpp does where rows are not whole blocks."
         )
     if verdict.kl is None:
-        notes.append(f"Not proven: probabilities and rendered chats, for which llama.cpp is needed. Install it with: {INSTALL}")
+        notes.append(f"Not proven: probabilities and rendered chats, for which llama.cpp is needed. Install it: {INSTALL}")
     return notes
 
 

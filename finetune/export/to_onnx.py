@@ -20,9 +20,9 @@ import torch
 
 from finetune.errors import BadInput, FinetuneError
 from finetune.events import Reporter, stage
-from finetune.export.asking import Asking
 from finetune.export.place import ELSEWHERE, check_finished, check_place
 from finetune.export.probes import Probes
+from finetune.export.prompt_format import PromptFormat
 from finetune.export.record import Exported, Speed, keep
 from finetune.foreign import reading
 from finetune.formatting import size
@@ -57,7 +57,7 @@ class ONNX:
         Raises BadInput for what cannot be exported, OutputExists, DiskFull, or FinetuneError if the logits would differ.
         """
         if missing := [name for name in NEEDS if find_spec(name) is None]:
-            raise BadInput(f"Exporting to ONNX needs {', '.join(missing)}.", hint=f"Install what is needed with: {INSTALL}")
+            raise BadInput(f"Exporting to ONNX needs {', '.join(missing)}.", hint=f"Install it: {INSTALL}")
         check_finished(run)
         check_place(to)
         with run.claimed():
@@ -67,7 +67,7 @@ class ONNX:
 def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporter, limit: float) -> Exported:
     located = locate(str(run.output_dir), runtime, reporter)
     tokenizer = load_tokenizer(located)
-    prompts = Probes.of(run, Asking.of(run, load_tokenizer(located))).prompts
+    prompts = Probes.of(run, PromptFormat.of(run, load_tokenizer(located))).prompts
     machine = replace(inspect(replace(runtime, device="cpu", dtype="float32")), why_dtype="for exporting")
     with stage(reporter, "export", "Loading the model") as done:
         began = time.perf_counter()

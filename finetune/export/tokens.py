@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import ModelError
-from finetune.export.asking import Asking
 from finetune.export.pretokenizers import WAYS, pre_of
-from finetune.models.llama_cpp import NEXT
+from finetune.export.prompt_format import PromptFormat
+from finetune.models.gguf_architectures import NEXT
 from finetune.models.templates.chat_template import answer_end_ids
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -38,7 +38,7 @@ class Words:
     note: str | None
 
 
-def words_of(asked: Asking, name: str, *, vocabulary: int, model: str) -> Words:
+def words_of(asked: PromptFormat, name: str, *, vocabulary: int, model: str) -> Words:
     """`name` is what the file is to be called, `vocabulary` how many tokens the model has.
 
     Raises ModelError for a tokenizer that llama.cpp has not, or one token too many.
@@ -131,7 +131,7 @@ def _pair(merge: Any) -> list[str]:
     return merge.split(" ") if isinstance(merge, str) else list(merge)
 
 
-def _ends(asked: Asking) -> dict[str, Any]:
+def _ends(asked: PromptFormat) -> dict[str, Any]:
     """What begins a text, what ends an answer (a second end is the end of a turn), and what is added to a text without being asked."""
     tokenizer = asked.tokenizer
     others = [each for each in answer_end_ids(tokenizer) if each != tokenizer.eos_token_id]

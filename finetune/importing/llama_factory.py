@@ -74,7 +74,7 @@ def stage(config: Config, name: str, value: Any) -> Iterator[Line]:
     elif value == "sft":
         yield Line(name, SAME, "answers are learned, prompts are not")
     else:
-        raise Refused(f"`stage: {shown(value)}` is no stage that is known here.", hint="Known: sft and pt.")
+        raise Refused(f"`stage: {shown(value)}` is not a stage that is known here.", hint="Choose from sft, pt.")
 
 
 def kind(config: Config) -> str:
@@ -93,7 +93,7 @@ def bits(config: Config, name: str, value: Any) -> Iterator[Line]:
     if str(value) == "4" and kind(config) == "qlora":
         yield Line(name, MAPPED, keys={"method.kind": "qlora"})
     else:
-        yield Line(name, MISSING, "the model has 4 bits (--set method.kind=qlora) or those of the machine beside an adapter")
+        yield Line(name, MISSING, "with an adapter the model has 4 bits (--set method.kind=qlora) or the machine's precision")
 
 
 def rank(config: Config, name: str, value: Any) -> Iterator[Line]:

@@ -153,7 +153,7 @@ def held_out(config: Config, name: str, value: Any) -> Iterator[Line]:
 def upload(config: Config, name: str, value: Any) -> Iterator[Line]:
     """A repository of the Hub, private unless the file says otherwise."""
     if not REPOSITORY.fullmatch(str(value)):
-        yield Line(name, MISSING, "it is no USER/NAME; afterwards: finetune-cli upload OUTPUT_DIR --repo USER/NAME")
+        yield Line(name, MISSING, "it is not USER/NAME; afterwards: finetune-cli upload OUTPUT_DIR --repo USER/NAME")
     elif "push_to_hub" in config and is_off(config["push_to_hub"]):
         yield Line(name, SAME, "nothing is uploaded there: push_to_hub is off")
     else:

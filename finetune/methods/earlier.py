@@ -58,7 +58,7 @@ class EarlierAdapter:
     @property
     def note(self) -> str:
         """What happens to it, for people."""
-        return f"Training continues the adapter {self.name}: one adapter in the end, on the same base. Its optimizer state starts anew."
+        return f"Training continues the adapter {self.name}: one adapter in the end, on the same base. Its optimizer state starts afresh."
 
     def attach(self, model: Any) -> Any:
         """The adapter's layers around a base model that has no weights yet, to count them."""

@@ -41,7 +41,7 @@ class LoRA(Method):
 
     title = "LoRA"
     can_be_cut = True
-    summary = "a small add-on file beside the unchanged model: quick, little memory"
+    summary = "a small add-on file; the model stays unchanged: quick, little memory"
     trains_further = "LORA"
 
     class Spec(LoRASpec):

@@ -3,7 +3,7 @@
     to_folder(read_header(Path("Llama-3.2-1B-Instruct-Q4_K_M.gguf")), folder)
 
 transformers takes scaled positions, soft caps and windows of GGUF files for those of an ordinary model, without a word: its Llama 3 rotates
-as Llama 2 does. Whatever a file states must be what the finished configuration states again (finetune/models/llama_cpp.py), or the file is
+as Llama 2 does. Whatever a file states must be what the finished configuration states again (gguf_architectures.py), or the file is
 refused, and so is one with weights that transformers would leave out or make up.
 """
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
 from finetune.foreign import reading
+from finetune.models.gguf_architectures import KNOWN, places, query_scale, rotations
 from finetune.models.gguf_file import Header, dequantised
-from finetune.models.llama_cpp import KNOWN, places, query_scale, rotations
 from finetune.system.storage import OTHER_CACHE, cache_folder, check_room
 
 if TYPE_CHECKING:

@@ -138,7 +138,7 @@ def locate(text: str, runtime: RuntimeOptions, reporter: Reporter, *, load_in: s
     `load_in` ("8bit", "4bit") asks for bitsandbytes to be there. Raises ModelNotFound, ModelGated, ModelError or HardwareError.
     """
     if load_in is not None and find_spec("bitsandbytes") is None:
-        raise HardwareError(f"Loading in {load_in} needs the package bitsandbytes.", hint="pip install bitsandbytes")
+        raise HardwareError(f"Loading in {load_in} needs the package bitsandbytes.", hint="Install it: pip install bitsandbytes")
     return _locate(text, runtime, reporter, seen=())
 
 

@@ -17,12 +17,12 @@ from finetune.distillation.routes import teacher_rows
 from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
-from finetune.planning.asked_before import known
 from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
 from finetune.planning.evaluation import measuring
 from finetune.planning.expectations import expectations
 from finetune.planning.features import features_memory, features_notes, kept_bytes
 from finetune.planning.grading import grading
+from finetune.planning.known_caches import known
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards

@@ -72,6 +72,6 @@ def features_notes(context: RunContext, widths: tuple[int, int]) -> list[str]:
     if context.distils and widths[0] != widths[1] and {"last", "layers"} & weights_of(spec).keys():
         notes.append(
             f"The student's states have {widths[0]:,} numbers and the teacher's {widths[1]:,}: "
-            "maps from one to the other train beside the student, and are not saved with it."
+            "maps from one to the other train with the student, and are not saved with it."
         )
     return notes

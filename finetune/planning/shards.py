@@ -43,7 +43,9 @@ def shards(context: RunContext, memory: Mapping[str, int], free: int, *, beside:
         return Shards(processes, parts, device, reasons)
     too_large = f"The whole model takes {size(whole)}, and a GPU has {size(free)} free"
     if context.distils:
-        return Shards(processes, parts, device, reasons, f"{too_large}: a student is scored beside its teacher, so it has to fit one.")
+        return Shards(
+            processes, parts, device, reasons, f"{too_large}: a student is scored together with its teacher, so it has to fit one."
+        )
     slow = f"{too_large}: it is scored on the processor, which is slow. --set benchmark.rows=8 shortens that."
     return Shards(processes, parts, ON_PROCESSOR, [*reasons, slow])
 

@@ -109,7 +109,11 @@ class Recipe(Spec):
             return method
         kind = method.get("kind", "lora")
         registry.check_name("methods", str(kind))
-        return registry.load("methods", str(kind)).Spec.model_validate(method)
+        spec = registry.load("methods", str(kind)).Spec
+        if not issubclass(spec, MethodSpec):
+            what = f"The Spec of the method {str(kind)!r} is not a MethodSpec of finetune.recipe."
+            raise RecipeError(what, hint="Fix or uninstall the package that provides it.")
+        return spec.model_validate(method)
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Recipe:

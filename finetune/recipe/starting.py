@@ -50,7 +50,7 @@ def starting_recipe(name: str) -> Starting:
     wanted = name.removesuffix(".yaml")
     if wanted not in known:
         raise RecipeError(
-            f"There is no recipe {name!r} to start from.{did_you_mean(wanted, list(known))}", hint=f"There are: {', '.join(known)}."
+            f"There is no recipe {name!r} to start from.{did_you_mean(wanted, list(known))}", hint=f"Choose from {', '.join(known)}."
         )
     return known[wanted]
 

@@ -96,7 +96,7 @@ class TeacherRows(Spec):
 class OneTeacherSpec(TeacherSpec):
     """One of several teachers."""
 
-    weight: float | None = Field(None, gt=0, description="Its share of the mixture, beside those of the others; equal if left out.")
+    weight: float | None = Field(None, gt=0, description="Its share of the mixture, relative to the others; equal if left out.")
     rows: TeacherRows | None = Field(None, description="The rows that it teaches alone; without it all teachers teach every row.")
 
 

@@ -28,7 +28,7 @@ from finetune.methods.lora_kernel import speed_up
 from finetune.models.load import load_model
 from finetune.models.location import locate
 from finetune.models.new_tokens import give_rows, new_tokens_of
-from finetune.planning.asked_before import remember
+from finetune.planning.known_caches import remember
 from finetune.recipe import StudentSpec
 from finetune.recipe.settings import FromTeacher
 from finetune.run.train_model import Asked, engine_of

@@ -242,7 +242,9 @@ def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any
     differs = {name: (then["versions"].get(name), now["versions"].get(name)) for name in EXACT}
     for name, (before, here) in differs.items():
         if before and here and before.partition(".")[0] != here.partition(".")[0]:
-            raise CannotResume(f"The run began with {name} {before}, and {here} is installed.", hint=f"pip install {name}=={before}")
+            raise CannotResume(
+                f"The run began with {name} {before}, and {here} is installed.", hint=f"Install it: pip install {name}=={before}"
+            )
     others = [f"{name} {before} is now {here}" for name, (before, here) in differs.items() if before != here]
     others += [
         f"{what} {then['machine'].get(what)} is now {now['machine'][what]}"

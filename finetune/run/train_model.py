@@ -70,7 +70,7 @@ class Engine(Protocol):
         """Carry the order out; afterwards its model has the trained weights. Raises what the training loop does."""
 
     def ask(self, asked: Asked) -> None:
-        """Have several processes write the missing shards, each with `Asking.share`; this one writes what is missing afterwards."""
+        """Have several processes write the missing shards, each with `CacheSetup.share`; this one writes what is missing afterwards."""
 
 
 def engine_of(context: RunContext) -> Engine:

@@ -174,7 +174,7 @@ def _graded(found: Mapping[str, Any]) -> str:
 
 
 def _told(teacher: TeacherSpec) -> str:
-    return f", told: {strip_control_chars(teacher.system)}" if teacher.system else ""
+    return f", system prompt: {strip_control_chars(teacher.system)}" if teacher.system else ""
 
 
 def _against(needed: float, free: float, parts: Mapping[str, int] | None = None) -> Text:

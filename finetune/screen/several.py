@@ -69,7 +69,7 @@ def _sentences(rows: Sequence[RunRow]) -> Iterator[Text]:
             yield Text(f"{row.letter}: measured on other rows than {first.letter}, so there is no verdict.", style="warning")
             continue
         if row.against_first:
-            yield Text.assemble(f"{row.letter} beside {first.letter}: ", in_words(row.against_first))
+            yield Text.assemble(f"{row.letter} against {first.letter}: ", in_words(row.against_first))
     if len(others) > 1:
         yield Text(f"Each is compared with {first.letter} alone. One such verdict in 20 is chance.", style="quiet")
     if not all(row.alike for row in rows):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from finetune.data.prompts import Prompts
     from finetune.run_context import RunContext
     from finetune.sources.answerer import Answerer
-    from finetune.sources.asking import Turns
+    from finetune.sources.prompt_builder import Turns
 
 VERSION = 1  # part of the key: raise it when the same teacher would give other answers
 BATCH = 16  # prompts at once

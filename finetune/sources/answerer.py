@@ -13,7 +13,7 @@ from finetune.errors import ModelError
 from finetune.models.templates.chat_template import TemplateFailure, render_chat
 from finetune.models.templates.template_facts import prompt_options
 from finetune.sources.account import Account
-from finetune.sources.asking import MARK, Turns
+from finetune.sources.prompt_builder import MARK, Turns
 
 if TYPE_CHECKING:
     from finetune.sources.server import Server

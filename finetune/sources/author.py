@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from finetune.errors import ModelError
 from finetune.recipe import DatasetSpec
-from finetune.sources.asking import Asking, Turns
+from finetune.sources.prompt_builder import PromptBuilder, Turns
 from finetune.sources.writer import Writer
 
 BATCH = 32  # prompts at once
@@ -35,7 +35,7 @@ class ModelAuthor:
 
     def __init__(self, model: Any, tokenizer: Any, spec: DatasetSpec, examples: Sequence[Turns], seed: int) -> None:
         self.seed = seed
-        self.asking = Asking(tokenizer, topic=spec.topic, examples=examples, seed=seed)
+        self.asking = PromptBuilder(tokenizer, topic=spec.topic, examples=examples, seed=seed)
         self.writer = Writer(model, tokenizer)
         half = spec.max_length // 2
         self.longest_prompt = min(half, self._longest(PROMPT_TOKENS, [turns[-2]["content"] for turns in examples]))

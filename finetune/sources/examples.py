@@ -12,7 +12,7 @@ from finetune.recipe import DatasetSpec
 if TYPE_CHECKING:
     from finetune.events import Reporter
     from finetune.runtime import RuntimeOptions
-    from finetune.sources.asking import Turns
+    from finetune.sources.prompt_builder import Turns
 
 FEWEST = 3
 ROLES = ("user", "assistant")

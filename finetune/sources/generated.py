@@ -23,8 +23,8 @@ from finetune.sources.written import Batch, Row, Written
 if TYPE_CHECKING:
     from finetune.data.prepare import PreparedData
     from finetune.run_context import RunContext
-    from finetune.sources.asking import Turns
     from finetune.sources.author import Author
+    from finetune.sources.prompt_builder import Turns
 
 NO_CHOICE = "If all prompts are alike the server does not sample (`transformers serve` does with do_sample in generation_config.json)"
 VERSION = 1  # part of the key: raise it when the same teacher would write other rows

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from finetune.recipe import DatasetSpec
 from finetune.sources.account import Account
-from finetune.sources.asking import ABOUT, SHOWN, Turns
+from finetune.sources.prompt_builder import ABOUT, SHOWN, Turns
 
 if TYPE_CHECKING:
     from finetune.sources.server import Messages, Server

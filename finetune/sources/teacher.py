@@ -19,8 +19,8 @@ from finetune.system.storage import digest
 if TYPE_CHECKING:
     from finetune.run_context import RunContext
     from finetune.sources.answerer import Answerer
-    from finetune.sources.asking import Turns
     from finetune.sources.author import Author
+    from finetune.sources.prompt_builder import Turns
 
 
 class ModelTeacher:
@@ -45,7 +45,7 @@ class ModelTeacher:
 
     def check(self) -> None:
         """Raises ModelError for a chat template that does not show where a person's words are."""
-        from finetune.sources.asking import problem
+        from finetune.sources.prompt_builder import problem
 
         if found := problem(self.context.teacher_tokenizers[0], self.name):
             raise found

@@ -256,7 +256,7 @@ def _too_large_beside_shards(rows: int, spec: TrainingSpec) -> OutOfMemory:
     fewer = next(number for number in range(rows // 2, 0, -1) if of_step % (number * world_size()) == 0)
     instead = f"--set training.batch_size={fewer} --set training.gradient_accumulation={of_step // fewer}"
     return OutOfMemory(
-        f"{rows} rows at a time do not fit into memory beside a part of the weights.",
+        f"{rows} rows at a time do not fit into memory with a part of the weights.",
         hint=f"The same steps with less memory: {instead}, or --set training.activation_checkpointing=true",
     )
 

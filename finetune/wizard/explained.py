@@ -15,7 +15,7 @@ MORE = {
         "Rows for training and for the test together. More rows teach more and take longer; a few hundred good ones are a fair start.\n"
         "all uses every row."
     ),
-    "dataset.name": "The name on huggingface.co, as it stands above the dataset's page: owner/name. Type a few letters to search.",
+    "dataset.name": "The name on huggingface.co, as it is at the top of the dataset's page: owner/name. Type a few letters to search.",
     "dataset.config": "Some datasets have several versions under one name. The page of the dataset lists them; none is right for most.",
     "dataset.encoding": (
         "Files from older programs use other encodings. If accents or other letters look wrong above, try the encoding of your "
@@ -51,7 +51,7 @@ MORE = {
     ),
     "benchmark.metrics": (
         "rouge counts the words that answer and reference share, perplexity how well the model predicts the reference. For labels take "
-        "accuracy (right but for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared."
+        "accuracy (right except for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared."
     ),
     "benchmark.tasks": (
         "Tests that others use too, such as hellaswag, run on the model before and after, so that its numbers can be compared with theirs. "
@@ -105,7 +105,7 @@ MORE = {
         "the rows is shown a few of them each time, and writes more of that kind. none leaves it to the topic."
     ),
     "dataset.answers": (
-        "data: the student learns the answers of your rows, beside what the teacher says of each token.\n"
+        "data: the student learns the answers of your rows, besides what the teacher says about each token.\n"
         "teacher: the teacher first writes an answer of its own to every prompt; these take the place of the answers in your rows."
     ),
     "method.r": "The size of the add-on. Larger can learn more and needs more memory; 16 suits most tasks.",

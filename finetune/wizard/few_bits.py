@@ -16,8 +16,8 @@ NONE = "none"
 KEY = "distillation.quantize"
 SUITED = ("distillation.temperature", "distillation.alpha", "training.learning_rate")
 MORE = (
-    "A file in 4 bits holds rounded weights, and a model that never knew of that answers a little worse in it. A student that computes "
-    "with rounded weights while it learns gets used to them. Distil first, then train the result once more in few bits."
+    "A file in 4 bits holds rounded weights, and a model that was not trained for it answers a little worse. A student that computes "
+    "with rounded weights while it learns gets used to them. Distil first, then train the result once more this way."
 )
 MORE_SUITED = "The student only has to get used to rounded weights: it takes small steps, and learns from its teacher alone."
 

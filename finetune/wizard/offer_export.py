@@ -28,7 +28,7 @@ def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
         "export",
         "Use it in Ollama or LM Studio?",
         default=False,
-        help="Makes a .gguf file beside the output folder, and checks that llama.cpp answers with it as the model does.",
+        help="Makes a .gguf file next to the output folder, and checks that llama.cpp answers with it as the model does.",
     )
     if asked:
         usual = usual_type(output_dir)

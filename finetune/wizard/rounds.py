@@ -26,7 +26,7 @@ MORE_ROUNDS = (
 
 MORE_UNTIL = (
     "After each round the student answers some rows that it has not learned, and that are not among those of the benchmark. Once it keeps "
-    "less than this of its teacher, the student of the round before is the result."
+    "less than this of its teacher, the result is the student of the round before."
 )
 
 

@@ -15,8 +15,8 @@ from finetune.wizard.draft import problem
 NO_KEY, NO_LIMIT = "none", "no limit"
 NOT_HERE = "A server can only be the one teacher of a distillation, or write the rows of a fine-tuning."
 MORE_MODEL = (
-    "The server grades your rows: of each token it tells the likeliest ones, from which the student learns. vLLM can do that. The review "
-    "says how many tokens it will be asked for. The student has to be a model with the same tokenizer."
+    "The server grades your rows: for each token it returns the likeliest ones, from which the student learns. vLLM can do that. The "
+    "review says how many tokens it will be asked for. The student has to be a model with the same tokenizer."
 )
 MORE_KEY = "The name of the variable, such as OPENAI_API_KEY. What is in it is read when the run asks the server, and written nowhere."
 MORE_BUDGET = "Prompts count too. A run that would need more stops, keeps what it has received, and can be continued with as many again."

@@ -21,11 +21,11 @@ from finetune.data.tokens.encoder import Encoder
 from finetune.errors import FinetuneError, UploadError
 from finetune.events import Progress, Recorder
 from finetune.export import to_gguf, tokens, writing
-from finetune.export.asking import Asking
 from finetune.export.kinds import KINDS, format_of
 from finetune.export.llama_cpp import Questions, asked
 from finetune.export.modelfile import modelfile
 from finetune.export.probes import Probes
+from finetune.export.prompt_format import PromptFormat
 from finetune.export.to_gguf import GGUF
 from finetune.export.tokens import words_of
 from finetune.hardware.machine import glance
@@ -52,7 +52,7 @@ def test_llama_cpp_answers_as_the_model_of_every_architecture(name: str, tmp_pat
     assert done.gate["prompts"] == 20
     assert done.gate["same_top"] >= 19  # weights of chance: two tokens may be equally likely
     assert done.gate["difference"] < 0.05
-    probes = Probes.of(run, Asking.of(run, AutoTokenizer.from_pretrained(run.output_dir)))  # which llama.cpp has agreed with
+    probes = Probes.of(run, PromptFormat.of(run, AutoTokenizer.from_pretrained(run.output_dir)))  # which llama.cpp has agreed with
     trained = Encoder(AutoTokenizer.from_pretrained(run.output_dir), max_length=512, supervise="answers")
     assert done.gate["chats"] == len(probes.chats) >= 2
     assert [trained.prompt(turns) for turns in probes.chats] == probes.ids[-len(probes.chats) :]
@@ -65,7 +65,7 @@ def test_llama_cpp_answers_as_the_model_of_every_architecture(name: str, tmp_pat
 def _check_hostile(name: str, run: RunFolder, file: Path) -> None:
     """Five hundred texts that nobody writes become the same tokens."""
     tokenizer, texts = AutoTokenizer.from_pretrained(run.output_dir), hostile(500)  # Qwen2 cuts texts in its own way
-    asking, chats = Asking.of(run, tokenizer), name in ("smollm3", "phi3")  # whose chats begin with a turn
+    asking, chats = PromptFormat.of(run, tokenizer), name in ("smollm3", "phi3")  # whose chats begin with a turn
     assert ("begins with <s> for the model, and not in llama.cpp" in str(asking.notes)) == chats
     if name in OPENS:  # of whose texts one part begins as llama.cpp reads otherwise, or is read as Phi's marks swallow blanks
         assert "llama.cpp reads one space more" in asking.notes[0] or "the model adds a space" in asking.notes[0]
@@ -158,7 +158,7 @@ def test_a_file_that_would_answer_differently_is_refused_and_leaves_nothing(
         "a byte": "does not hold",
     }
     if wrong == "rotation":
-        monkeypatch.setattr("finetune.models.llama_cpp.interleaved", lambda values, heads: values)
+        monkeypatch.setattr("finetune.models.gguf_architectures.interleaved", lambda values, heads: values)
     elif wrong == "pre-tokenizer":
         monkeypatch.setattr(tokens, "pre_of", lambda described: "smollm")
     elif wrong == "template":
@@ -266,7 +266,7 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
     (run.output_dir / "generation_config.json").write_text(json.dumps(settings))
     GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
     (run.output_dir / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.3, "temperature": 0.6}))
-    greedy = modelfile("out.gguf", Asking.of(run, AutoTokenizer.from_pretrained(run.output_dir)), run.output_dir, None)
+    greedy = modelfile("out.gguf", PromptFormat.of(run, AutoTokenizer.from_pretrained(run.output_dir)), run.output_dir, None)
     assert "PARAMETER temperature 0\nPARAMETER repeat_penalty 1.3\nPARAMETER stop" in greedy  # as generate() takes it without do_sample
     assert (tmp_path / "gguf" / "Modelfile").read_text().splitlines() == [
         "FROM ./out-F16.gguf",
@@ -287,7 +287,7 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
 def test_ollama_reads_as_much_as_the_longest_row_has(longest: float, said: str | None, tmp_path: Path) -> None:
     run = run_of("llama", tmp_path)
     run.write_json(run.data_report, {**run.read_json(run.data_report), "length": {"max": longest}})
-    lines = modelfile("out.gguf", Asking.of(run, AutoTokenizer.from_pretrained(run.output_dir)), run.output_dir, None).splitlines()
+    lines = modelfile("out.gguf", PromptFormat.of(run, AutoTokenizer.from_pretrained(run.output_dir)), run.output_dir, None).splitlines()
     assert [line for line in lines if "num_ctx" in line] == ([said] if said else [])
 
 
@@ -299,7 +299,7 @@ def test_ollama_gets_the_system_prompt_of_the_rows_where_the_template_has_a_plac
     run.write_json(run.data_report, {**run.read_json(run.data_report), "system_prompt": "Be a cat."})
     made = AutoTokenizer.from_pretrained(run.output_dir)
     made.chat_template = template
-    asked = Asking.of(run, made)
+    asked = PromptFormat.of(run, made)
     assert ('SYSTEM """Be a cat."""' in modelfile("out.gguf", asked, run.output_dir, None)) is taken
     assert "give it to other programs too" in asked.notes[-1]
 
@@ -309,11 +309,11 @@ def test_ordinary_text_that_llama_cpp_takes_for_an_end_is_named(tmp_path: Path) 
     described = json.loads((run.output_dir / "tokenizer.json").read_text())
     described["model"]["vocab"]["<EOT>"] = size = len(AutoTokenizer.from_pretrained(run.output_dir))
     (run.output_dir / "tokenizer.json").write_text(json.dumps(described))
-    asking = Asking.of(run, AutoTokenizer.from_pretrained(run.output_dir))
+    asking = PromptFormat.of(run, AutoTokenizer.from_pretrained(run.output_dir))
     assert words_of(asking, "out", vocabulary=size + 1, model="out").note == (
         "llama.cpp ends an answer at <EOT>, which is ordinary text to the model."
     )
-    assert words_of(Asking.of(run, tokenizer_of("llama")), "out", vocabulary=size, model="out").note is None
+    assert words_of(PromptFormat.of(run, tokenizer_of("llama")), "out", vocabulary=size, model="out").note is None
 
 
 def test_the_exported_files_can_be_uploaded(tmp_path: Path) -> None:

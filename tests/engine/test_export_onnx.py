@@ -57,7 +57,7 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path: Pa
     monkeypatch.setattr(to_onnx, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="needs onnx, onnxruntime, onnxscript") as caught:
         ONNX.export(run_of("llama", tmp_path), tmp_path / "onnx", RUNTIME, Recorder())
-    assert caught.value.hint == "Install what is needed with: pip install onnx onnxscript onnxruntime"
+    assert caught.value.hint == "Install it: pip install onnx onnxscript onnxruntime"
 
 
 def test_it_has_no_types() -> None:

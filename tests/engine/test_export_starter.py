@@ -10,8 +10,8 @@ import pytest
 from pico_exports import hostile
 
 from finetune.events import Recorder
-from finetune.export.asking import Asking
 from finetune.export.probes import Probes
+from finetune.export.prompt_format import PromptFormat
 from finetune.export.to_gguf import GGUF
 from finetune.models.starter import fetch_starter
 from finetune.recipe import STARTER, Recipe
@@ -36,7 +36,7 @@ def test_it_answers_in_llama_cpp_as_here_and_is_smaller(run: RunFolder, tmp_path
     """Fewer prompts than usual, since llama.cpp writes all 49,152 probabilities of each as text; and 500 texts that nobody writes."""
     usual, texts = Probes.of, hostile(500)
 
-    def asked(made_by: RunFolder, asking: Asking) -> Probes:
+    def asked(made_by: RunFolder, asking: PromptFormat) -> Probes:
         probes = usual(made_by, asking)
         ids = [asking.tokenizer(text)["input_ids"] for text in texts]
         return replace(probes, texts=[*probes.texts, *texts], ids=[*probes.ids, *ids], prompts=probes.prompts[:6])

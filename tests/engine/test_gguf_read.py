@@ -11,13 +11,13 @@ from pico_exports import FAMILIES, model_of, tokenizer_of
 from transformers import AutoModelForCausalLM
 
 from finetune.errors import ModelError
-from finetune.export.asking import Asking
 from finetune.export.kinds import KINDS
+from finetune.export.prompt_format import PromptFormat
 from finetune.export.tokens import words_of
 from finetune.export.writing import plan, write
+from finetune.models.gguf_architectures import architecture_of, is_tied, tensors
 from finetune.models.gguf_file import read_header
 from finetune.models.gguf_model import to_folder
-from finetune.models.llama_cpp import architecture_of, is_tied, tensors
 from finetune.run_folder import RunFolder
 
 
@@ -69,7 +69,7 @@ def written(name: str, file: Path, *, more: dict[str, Any] | None = None, **chan
     stated = known.facts(config)
     shapes = ((place, tuple(values.shape)) for place, values in tensors(model, known))
     planned = plan(shapes, KINDS["f16"], layers=stated["block_count"], tied=is_tied(model))
-    words = words_of(Asking.of(RunFolder(file.parent), tokenizer), "m", vocabulary=config.vocab_size, model="m").facts
+    words = words_of(PromptFormat.of(RunFolder(file.parent), tokenizer), "m", vocabulary=config.vocab_size, model="m").facts
     stated |= more or {}
     facts = {"general.type": "model"} | {f"{known.name}.{key}": value for key, value in stated.items() if value is not None} | words
     write(file, known.name, facts, planned, tensors(model, known), lambda *_: None)

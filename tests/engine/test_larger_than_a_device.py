@@ -119,7 +119,7 @@ def test_a_model_that_fits_no_gpu_is_loaded_and_scored_in_main_memory_and_the_pl
 def test_a_student_that_fits_no_gpu_is_a_problem_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Workshop(tmp_path)
     tight = planned(shop, 2**20, monkeypatch, shop.distilling(method={"kind": "full"}))
-    assert any("a student is scored beside its teacher, so it has to fit one" in problem for problem in tight.problems)
+    assert any("a student is scored together with its teacher, so it has to fit one" in problem for problem in tight.problems)
 
 
 def test_a_model_that_is_loaded_before_anything_was_planned_has_its_place_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,4 +85,4 @@ def test_without_the_package_the_command_to_install_it_is_named(tmp_path: Path, 
     monkeypatch.setattr("finetune.engines.on_ray.find_spec", lambda name: None)
     with pytest.raises(BadInput, match="needs the package ray") as refused:
         tuner(shop, shop.layer(), processes=2).check()
-    assert str(refused.value.hint) == "pip install 'ray[train]'"
+    assert str(refused.value.hint) == "Install it: pip install 'ray[train]'"

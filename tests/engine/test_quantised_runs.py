@@ -21,7 +21,7 @@ from finetune import LLMFineTuner
 from finetune.errors import FinetuneError, Interrupted, RecipeError
 from finetune.events import Recorder
 from finetune.export.to_gguf import GGUF
-from finetune.models.llama_cpp import architecture_of, tensors
+from finetune.models.gguf_architectures import architecture_of, tensors
 from finetune.publish.card import card_of
 from finetune.run.finetuner import RunResult
 from finetune.screen.console import THEME

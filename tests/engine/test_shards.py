@@ -115,7 +115,7 @@ def test_nonsense_in_one_share_is_found_by_both_and_the_state_before_it_saved(fo
 def test_a_process_without_memory_for_its_rows_ends_the_run_and_says_what_to_change(forks: Forks, shop: Workshop) -> None:
     layer = layer_of(shop, "lora")
     assert forks.run(job(shop, layer, processes=2, shard="yes", **{"break": "no memory"})) == 1
-    assert "OutOfMemory: 3 rows at a time do not fit into memory beside a part of the weights." in log(shop)
+    assert "OutOfMemory: 3 rows at a time do not fit into memory with a part of the weights." in log(shop)
     assert "--set training.batch_size=1 --set training.gradient_accumulation=6" in log(shop)
     assert divided(TrainingSpec(batch_size=1, gradient_accumulation=6), 2) == (1, 3)
 

@@ -132,7 +132,7 @@ class TestTheRun:
             tuner.run()
         assert len(list((shop.runtime.cache_dir / "teachers").glob("*/index.json"))) == 2
         assert f"had this system prompt: {PROMPT}" in (tuner.folder.output_dir / "README.md").read_text()
-        assert f"told: {PROMPT}" in (tuner.folder.output_dir / "run" / "report.html").read_text()
+        assert f"system prompt: {PROMPT}" in (tuner.folder.output_dir / "run" / "report.html").read_text()
 
     @pytest.mark.parametrize("cache", ["auto", "none"])
     def test_a_stopped_run_ends_like_one_that_was_not_stopped(self, cache: str, tmp_path) -> None:

@@ -292,7 +292,7 @@ class TestRuns:
         recipe = {"teacher": str(wider), "model": str(shop.model), "method": "full"}
         tuner = shop.tuner(layer(shop, {"last": 0.1, "layers": "auto"}, **recipe))
         plan = tuner.plan()
-        assert any("maps from one to the other train beside the student, and are not saved with it" in note for note in plan.notes)
+        assert any("maps from one to the other train with the student, and are not saved with it" in note for note in plan.notes)
         whole = tuner.run().output_dir
         again = shop.tuner(layer(shop, {"last": 0.1, "layers": "auto"}, **recipe))
         again.context.reporter.reporters.append(StopAt(2))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune import registry
 from finetune.hardware.machine import Glance
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.runtime import RuntimeOptions
@@ -104,8 +105,10 @@ def test_what_is_missing_is_said_beside_the_method(tmp_path: Path, monkeypatch: 
 def test_a_student_made_from_its_teacher_is_offered_no_adapter(tmp_path: Path) -> None:
     draft = {"approach": "distillation", "model": {"from_teacher": {"layers": 6}}, "teacher": "gpt2-medium", "output_dir": "out"}
     found = options(draft, machine(64, tmp_path))
-    assert set(found.refused) == {"lora", "qlora", "adalora"}
-    assert set(found.needed) == {"full"}
+    methods = {name: registry.load("methods", name) for name in registry.BUILT_IN["methods"]}
+    adapters = {name for name, method in methods.items() if method.footprint(method.Spec()).adapter}
+    assert set(found.refused) == adapters
+    assert set(found.needed) == methods.keys() - adapters
     assert found.needed["full"] > 12 * 355_000_000
 
 

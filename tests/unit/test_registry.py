@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from finetune import registry
+from finetune.benchmark.scoring import base_key
 from finetune.data.formats import detect
+from finetune.data.reading import Rows, read_rows
 from finetune.errors import RecipeError
-from finetune.recipe import Recipe
+from finetune.events import Recorder
+from finetune.recipe import BenchmarkSpec, DatasetSpec, Recipe
 from finetune.recipe.settings import MethodSpec
+from finetune.runtime import RuntimeOptions
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("docs/data.md", "docs/methods.md", "DISTILLATION_UPDATE.md")
@@ -75,6 +79,18 @@ def test_a_methods_spec_is_of_its_kind(name: str) -> None:
     assert registry.load("methods", name).Spec().kind == name
 
 
+class Strange:
+    """A method of another package whose Spec is some other class."""
+
+    Spec = SimpleNamespace
+
+
+def test_a_method_whose_spec_is_of_another_class_is_named(outside: dict[str, dict[str, str]]) -> None:
+    outside["methods"] = {"strange": f"{__name__}:Strange"}
+    with pytest.raises(RecipeError, match=r"^The Spec of the method 'strange' is not a MethodSpec of finetune\.recipe\."):
+        Recipe.from_layers({"method": "strange"})
+
+
 @pytest.mark.parametrize(("order", "winner"), [(5, "tickets"), (45, "tickets"), (55, "question_answer"), (None, "question_answer")])
 def test_a_format_of_another_package_stands_where_its_order_says(
     order: int | None, winner: str, outside: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
@@ -110,3 +126,55 @@ def test_what_other_packages_add_comes_after_what_is_built_in(outside: dict[str,
 def test_an_objects_class_may_be_anything_without_arguments(outside: dict[str, dict[str, str]]) -> None:
     outside["exporters"] = {"plain": "types:SimpleNamespace"}
     assert isinstance(registry.load("exporters", "plain"), SimpleNamespace)
+
+
+FORMAT = """
+class Notes:
+    name, title, order, columns = "notes", "notes", 5, ("body",)
+
+    @classmethod
+    def matches(cls, columns, sample):
+        return cls() if "body" in columns else None
+
+    def to_messages(self, row):
+        return [{"role": "user", "content": "%s"}, {"role": "assistant", "content": row["body"]}]
+"""
+
+
+def test_a_format_that_is_installed_or_changed_reads_rows_again_that_are_cached(
+    outside: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"body": "one"}\n{"body": "two"}\n')
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def read() -> Rows:
+        return read_rows(DatasetSpec(source=str(tmp_path / "rows.jsonl")), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+
+    plain = read()
+    assert plain.facts.format == "text"
+    found = []
+    for asked in ("What?", "Who?"):
+        (tmp_path / f"notes_{asked[:3]}.py").write_text(FORMAT % asked)
+        outside["formats"] = {"notes": f"notes_{asked[:3]}:Notes"}
+        found.append(read())
+        assert found[-1].facts.format == "notes"
+        assert asked in str(found[-1].dataset[0])
+    assert len({rows.fingerprint for rows in (plain, *found)}) == 3
+    outside["formats"] = {"other": f"{__name__}:Tickets"}
+    assert read().fingerprint == plain.fingerprint, "a format that did not read these rows changes nothing about them"
+
+
+def test_scores_of_a_metric_that_has_changed_are_not_those_in_the_cache(
+    outside: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    outside["metrics"] = {"mine": "metric_mine:Mine"}
+    (tmp_path / "metric_mine.py").write_text("class Mine: pass\n")
+
+    def key(*metrics: str) -> str:
+        return base_key("model", "rows", BenchmarkSpec(metrics=list(metrics)), seed=1, dtype="float32")
+
+    ours, theirs = key("rouge"), key("mine")
+    (tmp_path / "metric_mine.py").write_text("class Mine: 'better'\n")
+    assert key("mine") != theirs
+    assert key("rouge") == ours

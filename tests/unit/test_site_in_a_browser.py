@@ -18,6 +18,8 @@ from test_report_in_a_browser import browser as browser
 PHONE, DESK = 390, 1280
 EXAMINED = (".", "settings", "own-data", "extending", "scale", "how")  # the languages, tables and formulas of all pages
 COLOURS = "[getComputedStyle(document.querySelector('.md-typeset')).color, getComputedStyle(document.body).backgroundColor]"
+PICTURES = "Math.min(...[...document.querySelectorAll('article img')].map(each => each.getBoundingClientRect().width))"  # of the narrowest
+READABLE = 480  # pixels of 80 columns
 SERIOUS = ("serious", "critical")
 
 pytestmark = [
@@ -64,6 +66,8 @@ def faults(page: Any, axe: Any, address: str, name: str, *, dark: bool) -> list[
     width = page.evaluate("document.documentElement.scrollWidth")
     if width > page.viewport_size["width"]:
         said.append(f"{width} pixels wide")
+    if page.evaluate(PICTURES) < READABLE:
+        said.append("a picture that is too small to read")
     letters, paper = (lightness(colour) for colour in page.evaluate(COLOURS))
     if not (paper < 70 < 170 < letters if dark else letters < 90 < 240 < paper):
         said.append(f"letters {letters:.0f} on {paper:.0f}")

@@ -59,8 +59,8 @@ def teacher_of(recipe: Mapping[str, Any]) -> str:
 def _teacher(teacher: Mapping[str, Any]) -> str:
     source = "the model itself, as it was before the run" if is_self(teacher) else name_of(teacher)
     if teacher.get("server"):
-        source = f"{source}, which told {grading_words(teacher.get('top_k') or TOP_K)}"
-    return f"{source}{_if(' in {}', teacher.get('load_in'))}{_if(', told: {}', teacher.get('system'))}"
+        source = f"{source}, which returned {grading_words(teacher.get('top_k') or TOP_K)}"
+    return f"{source}{_if(' in {}', teacher.get('load_in'))}{_if(', system prompt: {}', teacher.get('system'))}"
 
 
 def method_in_words(method: Mapping[str, Any]) -> str:

@@ -64,7 +64,9 @@ def _opened(file: DataFile) -> Iterator[Any]:
     try:
         import openpyxl
     except ImportError:
-        raise DatasetError(f"Reading {file.name} needs the package openpyxl.", hint=f"pip install openpyxl. {INSTEAD}") from None
+        raise DatasetError(
+            f"Reading {file.name} needs the package openpyxl.", hint=f"Install it: pip install openpyxl. {INSTEAD}"
+        ) from None
     content = io.BytesIO()
     for block in file.blocks():
         content.write(block)

@@ -52,7 +52,7 @@ class SystemPrompt:
         begins = max(len(bare) - same, cut + beginning(bare, self.encoder.tokenizer)) if cut else len(bare) - same
         kept = bare[begins : cut + len(sequence.ids)]
         if told == bare or any(label != NO_LOSS for label in sequence.labels[: len(sequence.labels) - len(kept)]):
-            raise RowProblem("behind a system prompt, the chat template writes the row differently, or leaves the prompt out")
+            raise RowProblem("after a system prompt, the chat template writes the row differently, or leaves the prompt out")
         return told[: len(told) - same] + kept
 
 

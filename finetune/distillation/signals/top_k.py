@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class TopK(Signal):
     names = ("values", "ids")
     of_server = True
-    why = "a server tells its likeliest tokens, which is approximate"
+    why = "a server returns its likeliest tokens, which is approximate"
 
     def token_bytes(self, teacher: Head, student: Head | None) -> int:
         return token_bytes(min(TOP_K, teacher.vocabulary))

@@ -66,9 +66,7 @@ def groups_of(config: Any, smaller: Any, build: Build, old: int, new: int, what:
         owner = whole.get_submodule(owner_name)
         if not isinstance(owner, nn.Linear | Conv1D):
             experts = weight.dim() > 2 and not isinstance(owner, nn.Conv1d)
-            raise refusal(
-                config, what, "it is a mixture of experts" if experts else f"{type(owner).__name__} lies over all of its channels"
-            )
+            raise refusal(config, what, "it is a mixture of experts" if experts else f"{type(owner).__name__} spans all of its channels")
         if len(changed) > 1 or (weight.shape[changed[0]], shapes[name].shape[changed[0]]) != (old, new):
             raise refusal(config, what, f"{owner_name.rpartition('.')[2]} is several projections in one")
         group = groups[owner_name.rpartition(".")[0]]

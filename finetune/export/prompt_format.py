@@ -1,6 +1,6 @@
 """How other programs have to ask, so that the model sees what it was trained on: its chat template, and what a text begins with.
 
-asked = Asking.of(run, tokenizer)
+asked = PromptFormat.of(run, tokenizer)
 asked.tokenizer.chat_template       # with what the run told it: "{% set enable_thinking = false %}..."
 asked.ids("Hello")                  # as a program cuts it that reads what the file says
 
@@ -36,7 +36,7 @@ TOLD = "All rows had one system prompt, which is in run/data_report.json: give i
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptFormat:
     """`lead` are the tokens that every text and every chat begins with.
 
     `scheme` is how the tokenizer opens with a space ("first", "always", "" for in no way or exactly as llama.cpp), `opens` whether the file
@@ -53,7 +53,7 @@ class Asking:
     longest: int = 0
 
     @classmethod
-    def of(cls, run: RunFolder, tokenizer: Any) -> Asking:
+    def of(cls, run: RunFolder, tokenizer: Any) -> PromptFormat:
         """As the run asked, by its data report; `tokenizer` gets the chat template that says all of it."""
         with reading(run.data_report, hint=REMADE):
             report = run.known(run.data_report)

@@ -1,6 +1,6 @@
 """How a teacher is asked for rows: its chat template up to the user's words, which it then writes itself, and afterwards the answer.
 
-    asking = Asking(tokenizer, topic="gardening", examples=[], seed=42)
+    asking = PromptBuilder(tokenizer, topic="gardening", examples=[], seed=42)
     asking.opening(0)                   # "<|im_start|>system\\n...<|im_end|>\\n<|im_start|>user\\n"
     asking.question(0, "How often ...") # a chat with these words, up to where the answer begins
 
@@ -28,7 +28,7 @@ SHOWN_TOKENS = 512  # of examples in one context
 Turns = list[dict[str, str]]
 
 
-class Asking:
+class PromptBuilder:
     """The texts that a teacher continues. `examples` are rows as chat turns; each batch sees some of them, in another order.
 
     They also show how long answers are. Without them answers are asked to be short.

@@ -16,8 +16,8 @@ import torch
 
 from finetune import registry
 from finetune.distillation import cache_builder
-from finetune.distillation.asking import Asking, reading_for, rows_asked
 from finetune.distillation.cache import load_head, save_head
+from finetune.distillation.cache_setup import CacheSetup, reading_for, rows_asked
 from finetune.distillation.routes import rows_of, teacher_rows
 from finetune.engines.files import Workplace
 from finetune.engines.order import context_of, context_told
@@ -59,7 +59,7 @@ def run(places: Workplace, rank: int, size: int, reporter: Reporter) -> None:
     rows = rows_of(number, everything, teacher_rows(context.recipe, everything))
     spec, ours, theirs = context.recipe.distillation, context.tokenizer, context.teacher_tokenizers[number]
     name, reading = context.teachers_located[number].identity, reading_for(spec, head, teacher, ours, theirs)
-    asking = Asking(spec, head, teacher, rows, name, (ours, theirs), reading, context.runtime, reporter)
+    asking = CacheSetup(spec, head, teacher, rows, name, (ours, theirs), reading, context.runtime, reporter)
     asking.share(told["kind"], Path(told["cache"]), (rank, size), told["shard_bytes"])
 
 

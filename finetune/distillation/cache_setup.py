@@ -1,6 +1,7 @@
 """One teacher and its rows: which cache its answers go to, written here or, each a share of the shards, by several processes.
 
-choice, cache = Asking(spec, head_of(student), teacher, rows, "gpt2-medium@abc", tokenizers, reading, runtime, reporter).ask("auto", left=1)
+setup = CacheSetup(spec, head_of(student), teacher, rows, "gpt2-medium@abc", tokenizers, reading, runtime, reporter)
+choice, cache = setup.ask("auto", left=1)
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def reading_for(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, 
     return reading_of(spec.across_tokenizers, ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
 
 
-class Asking:
+class CacheSetup:
     """One teacher, known by `name`, and its rows; `tokenizers` are the student's and its own."""
 
     def __init__(

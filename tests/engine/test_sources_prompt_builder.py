@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from chat_templates import FAMILIES
 
-from finetune.sources.asking import BRIEF, Asking, problem
+from finetune.sources.prompt_builder import BRIEF, PromptBuilder, problem
 
 WORDS = "How often should I water roses?"
 EXAMPLES = [[{"role": "user", "content": f"ask {name}"}, {"role": "assistant", "content": f"reply {name}"}] for name in "abcde"]
 
 
-def asked(name: str, **options: Any) -> Asking:
-    return Asking(FAMILIES[name].tokenizer, **{"topic": None, "examples": [], "seed": 42, **options})
+def asked(name: str, **options: Any) -> PromptBuilder:
+    return PromptBuilder(FAMILIES[name].tokenizer, **{"topic": None, "examples": [], "seed": 42, **options})
 
 
 @pytest.mark.parametrize("name", FAMILIES)
