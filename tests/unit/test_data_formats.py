@@ -181,6 +181,14 @@ def test_chosen_columns_need_no_known_names() -> None:
     assert detect(list(row), [row], ColumnsSpec(text="antwort"), "a").to_messages(row) == [{"role": "text", "content": "b"}]
 
 
+def test_an_answer_that_names_an_empty_choice_is_none_of_them() -> None:
+    row = {"question": "Which?", "A": "red", "B": "blue", "C": "", "answer": "C"}
+    found = detect(list(row), [row | {"answer": "B"}], None, "a.csv")
+    assert found.to_messages(row | {"answer": "B"})[1]["content"] == "B. blue"
+    with pytest.raises(RowProblem, match="column answer has 'C', which is none of the choices"):
+        found.to_messages(row)
+
+
 def test_a_question_without_its_choices_is_no_whole_prompt() -> None:
     rows = [{"question": "Which is blue?", "choices": ["the sky", "grass"]}]
     assert prompts_alone(["question", "choices"], rows) is None

@@ -91,7 +91,8 @@ class MultipleChoice:
         if (number := _number(said)) is not None:
             return list(choices)[number - self.first] if 0 <= number - self.first < len(choices) else None
         by_column = {column.lower(): letter for column, letter in zip(self.choices, ascii_uppercase, strict=False)}
-        return same[0] if len(same) == 1 else by_column.get(text.lower())
+        called = same[0] if len(same) == 1 else by_column.get(text.lower())
+        return called if called in choices else None  # the cell of a column may be empty
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         choices, right = _choices(row, self.choices), self.answers(row)
@@ -123,6 +124,8 @@ def _of_columns(columns: Sequence[str]) -> list[str]:
 def _choices(row: Mapping[str, Any], columns: Sequence[str]) -> Choices:
     """The choices of a row; none where there are fewer than two."""
     cells = [row.get(column) for column in columns]
+    if any(isinstance(cell, bytes) or (len(columns) > 1 and isinstance(cell, list | dict)) for cell in cells):
+        return {}
     if len(columns) > 1:
         found = {letter: str(cell) for letter, cell in zip(ascii_uppercase, cells, strict=False) if not is_empty(cell)}
     else:
