@@ -90,10 +90,10 @@ TITLED = "Book {0} (Author)\n- Your Highlight on page {0} | Added on Monday\n\nA
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("[01/0{0}/2024 10:00 AM] ann\nhello {0}\n\n", "a chat, and is learned as it is, with times and names"),
+        ("[01/0{0}/2024 10:00 AM] ann\nhello {0}\n\n", "a chat, and is learned as it is, with the times and names"),
         (
             "{0}\n00:00:0{0},000 --> 00:00:0{0},900\nHello number {0}.\n\n",
-            "subtitles, and is learned as it is, with numbers and times",
+            "subtitles, and is learned as it is, with the numbers and times",
         ),
         (TITLED, "highlights from a Kindle, and is learned as it is, with titles, places and dates"),
         ("From: Ann\nTo: Ben\nSubject: Order {0}\n\nWhere is it?\n\n", "mails, and is learned as it is, with their headers"),

@@ -45,10 +45,10 @@ LOOKS = (
         re.compile(WHEN + r"(?:(?:\]| -) [^:\n]{1,60}: |\] [^:\n]{1,60}$)"),
         0.3,
         "a chat",
-        "times and names",
+        "the times and names",
         "To learn what one person answers, make rows of chat messages.",
     ),
-    Look(re.compile(r"(?:\d+:)?\d\d:\d\d[.,]\d{3} --> "), 0.2, "subtitles", "numbers and times", LEAVE),
+    Look(re.compile(r"(?:\d+:)?\d\d:\d\d[.,]\d{3} --> "), 0.2, "subtitles", "the numbers and times", LEAVE),
     Look(re.compile(r"={10}$"), 0.2, "highlights from a Kindle", "titles, places and dates", LEAVE),
     Look(
         re.compile(r"(?:From|To|Cc|Subject|Date|Message-ID|Received|Content-Type): "),
