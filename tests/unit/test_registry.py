@@ -172,7 +172,7 @@ def test_scores_of_a_metric_that_has_changed_are_not_those_in_the_cache(
     (tmp_path / "metric_mine.py").write_text("class Mine: pass\n")
 
     def key(*metrics: str) -> str:
-        return base_key("model", "rows", BenchmarkSpec(metrics=list(metrics)), seed=1, dtype="float32")
+        return base_key("model", "rows", BenchmarkSpec(metrics=list(metrics)), seed=1, digits={"dtype": "float32"})
 
     ours, theirs = key("rouge"), key("mine")
     (tmp_path / "metric_mine.py").write_text("class Mine: 'better'\n")
