@@ -84,7 +84,7 @@ def all_or_nothing(draw: np.random.Generator, trials: int, rows: int) -> Case:
 
 def ties(draw: np.random.Generator, trials: int, rows: int) -> Case:
     """Eight answers in ten are the same as before."""
-    return Case(draw.choice([-0.3, 0.0, 0.3], (trials, rows, 1), p=[0.1, 0.8, 0.1]), first, 0.0)
+    return Case(draw.choice(np.array([-0.3, 0.0, 0.3]), (trials, rows, 1), p=[0.1, 0.8, 0.1]), first, 0.0)
 
 
 def losses_of(draw: np.random.Generator, trials: int, rows: int) -> tuple[Floats, Floats, Floats]:

@@ -38,7 +38,8 @@ def test_messages_and_hints_cannot_steer_the_terminal(capsys: pytest.CaptureFixt
 
 def test_whatever_is_printed_on_our_console_cannot_steer_it(capfd: pytest.CaptureFixture[str]) -> None:
     console = people()
-    console.print(f"Loading the teacher, {STEERING}", Text(STEERING), next_steps(Path(STEERING.replace("/", "")), 80, upload=True))
+    folder = Path(STEERING.replace("/", "").replace("\udcff", ""))  # no folder with half a letter gets as far as that
+    console.print(f"Loading the teacher, {STEERING}", Text(STEERING), next_steps(folder, 80, upload=True))
     console.print(fact_list([("disk", f"1 GB free for {STEERING}{ORDINARY}", True)]), width=200)
     console.file.flush()
     said = capfd.readouterr().out
