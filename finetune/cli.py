@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         missing = isinstance(error, ModuleNotFoundError) and error.name
         said = _of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}"
-        say(said, f"Install the program with all that it needs: pip install {_source()}" if missing else DEBUG)
+        say(said, f"Install the program with its dependencies: pip install {_source()}" if missing else DEBUG)
         return _leave(1)
 
 

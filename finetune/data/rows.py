@@ -173,7 +173,7 @@ def _way_out(reason: str) -> str:
     if reason.endswith("not valid Unicode"):
         return "Its text encoding may be another one: --set dataset.encoding=NAME, such as mac_roman or cp850."
     if found := OF_PARTS.search(reason):
-        return f"Name the part that is meant: --set dataset.columns.completion={found[1]}.PART (or prompt, or text)."
+        return f"Name the part you mean: --set dataset.columns.completion={found[1]}.PART (or prompt, or text)."
     if reason.endswith(SETTINGS):
         return "Give a list of records, or one JSON object per line (.jsonl)."
     return "Correct these rows, or check that the content of the file matches its extension."

@@ -82,7 +82,7 @@ def _cut(context: RunContext) -> str | None:
     if max(report.truncated_answers, report.truncated_prompts) < max(few, 1):
         return None
     if report.truncated_answers >= few:
-        number, what, loses = report.truncated_answers, "answer", "are cut off, and teach the model no end"
+        number, what, loses = report.truncated_answers, "answer", "are cut off, so they do not teach the model to end"
     else:
         number, what, loses = report.truncated_prompts, "prompt", "lose their beginning"
     limit = describe(context.located).context or report.longest

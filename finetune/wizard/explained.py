@@ -32,7 +32,7 @@ MORE = {
     ),
     "training.epochs": (
         "How often the model goes through all rows. auto takes as many as a good model needs, within minutes. One pass is a first try; "
-        "three teach most tasks.\nFar more makes the model repeat the rows by heart."
+        "three teach most tasks.\nFar more, and the model learns the rows by heart."
     ),
     "training.batch_size": (
         "How many rows the model looks at before it changes once. Larger is steadier and needs more memory.\n"
@@ -68,19 +68,19 @@ MORE = {
     ),
     "distillation.supervise": "Whether the student imitates the teacher on every token or only on the answers.",
     "distillation.correct": (
-        "Where the word that the teacher likes best is not the one in the data, the data's word takes a share of its place, so that it is "
-        "ahead by this much. 0.2 is a usual value; use it if you trust your data more than the teacher."
+        "Where the teacher's first choice is not the word in the data, the data's word is put ahead of it by this "
+        "much. 0.2 is a usual value; use it if you trust your data more than the teacher."
     ),
     "distillation.on_policy.share": "The share of the rows of each step that the student writes itself, after the first epoch.",
     "distillation.on_policy.tokens": "Longer answers are cut off; if that happens to more than half of them, practice stops and says so.",
     "distillation.on_policy.refresh": "This many prompts are answered at once, then trained on. Fewer are fresher, more are faster.",
     "distillation.features.last": (
-        "Beside the teacher's probabilities the student can imitate the numbers from which they are made. 0.1 is a first try; it costs "
+        "Besides the teacher's probabilities the student can imitate the hidden states behind them. 0.1 is a first try; it costs "
         "next to nothing and needs models of the same width. 0 leaves it out."
     ),
     "distillation.features.layers": (
         "The student's layers can imitate the teacher's on the way too. auto takes all layers from the first that was left out.\n"
-        "What the teacher's layers say is cached too, which takes room on the disk; not often better."
+        "The outputs of the teacher's layers are cached too, which takes disk space; it seldom helps."
     ),
     "distillation.features.relations": (
         "Which words look at which in the last layer: by queries (q), keys (k) or values (v), such as v or q, k, v; none leaves it out.\n"
@@ -112,7 +112,7 @@ MORE = {
     "method.alpha": "How strongly the add-on acts. Usually twice the rank.",
     "method.dropout": "The share of the add-on's inputs left out at random in each step. It keeps small data from being learned by heart.",
     "method.rslora": "Scales the add-on so that high ranks (64 and more) learn as well as low ones.",
-    "method.dora": "Learns length and direction of each weight separately: a little better, and slower.",
+    "method.dora": "Learns magnitude and direction of each weight separately: a little better, and slower.",
     "method.target_modules": "Which parts of the model get an add-on. auto takes all linear layers, which is best for most tasks.",
     "method.freeze": "Whether the embeddings and the output head stay as they are. auto does so for a student made from its teacher.",
     "upload": (
@@ -152,7 +152,7 @@ NOTES: dict[str, Mapping[str, str]] = {
     "dataset.answers": {"data": "as they are", "teacher": "written first, minutes or more; your own are not used"},
     "distillation.round_teacher": {"first": "asked once for all rounds", "previous": "nearer to its student; asked again in each round"},
     "distillation.supervise": {"all": "prompts and answers", "answers": "answers only"},
-    "method.freeze": {"auto": "where it makes sense", "none": "everything learns", "head": "embeddings and output head stay"},
+    "method.freeze": {"auto": "where it makes sense", "none": "everything trains", "head": "embeddings and output head stay"},
 }
 
 

@@ -150,7 +150,7 @@ def _proposed(by: str, given: float, teacher: ModelFacts | None) -> tuple[str, s
         return f"{USUAL_SHARES[by]:g}", ""
     of = count(teacher.parameters)
     if by == "size":
-        return f"{given:g}", f"As a share of the teacher's {of} parameters: {given:g} are {count(given * teacher.parameters)}."
+        return f"{given:g}", f"As a share of the teacher's {of} parameters: {given:g} is {count(given * teacher.parameters)}."
     if by != "layers":
         return f"{given:g}", ""
     layers = round(given * teacher.layers) if given < 1 else round(given)

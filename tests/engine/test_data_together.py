@@ -110,7 +110,9 @@ def test_the_plan_says_how_long_rows_may_be_so_that_answers_have_their_ends(tmp_
         layer = shop.layer(benchmark={"rows": 20})
         layer["dataset"] |= {"source": str(write(tmp_path / f"{letters}.jsonl", rows)), "held_out": 0.2}
         warnings = shop.tuner(layer).plan().warnings
-        cut = [f"96 of 96 answers are cut off, and teach the model no end. --set dataset.max_length{said}, and takes more memory."]
+        cut = [
+            f"96 of 96 answers are cut off, so they do not teach the model to end. --set dataset.max_length{said}, and takes more memory."
+        ]
         assert warnings == (cut if said else [])
     rows = [{"prompt": f"say {row:03}" + "a" * 60, "completion": f"{row:03}"} for row in range(120)]
     layer["dataset"] |= {"source": str(write(tmp_path / "prompts.jsonl", rows))}

@@ -113,7 +113,7 @@ def test_a_web_page_in_place_of_data_and_rtf_in_place_of_text_are_told(tmp_path:
         with pytest.raises(UnknownFormat, match=rf"{name} is a web page or XML, not data\."):
             read(tmp_path / name)
     (tmp_path / "a.txt").write_text("{\\rtf1\\ansi\\deff0\n" + "\\pard Hello \\b you\\b0\\par\n" * 9)
-    with pytest.raises(UnknownFormat, match=r"a\.txt is a document of a word processor"):
+    with pytest.raises(UnknownFormat, match=r"a\.txt is a word-processor document"):
         read(tmp_path / "a.txt")
 
 

@@ -107,7 +107,7 @@ def test_of_a_chat_it_is_said_that_times_and_names_are_learned(tmp_path: Path, l
     (tmp_path / "_chat.txt").write_text(said, encoding="utf-8")
     rows = read(tmp_path / "_chat.txt")
     assert "".join(text for (text,) in learned(rows)).count("Ben: ") == len(ROWS)
-    assert rows.facts.notes[0].startswith("_chat.txt looks like a chat, and is learned as it is, with the times and names.")
+    assert rows.facts.notes[0].startswith("_chat.txt looks like a chat, and is learned as it is, with times and names.")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_what_chatgpt_answers_with_tools_pictures_and_files_is_read_and_not_lear
     assert [turn["content"] for turn in second] == ["How are you?", "Good."]
     assert rows.facts.skipped == 0
     rest = "rest on tools, pictures or files, which the text does not have"
-    assert f"Answers that {rest}, are read, and not learned (1 row)." in rows.facts.notes
+    assert f"Answers that {rest}, are read but not learned (1 row)." in rows.facts.notes
     for said in (f"3 rows are left out: the answers {rest}.", "no question is answered.", "the conversation is empty."):
         assert any(note.endswith(said) for note in rows.facts.notes), said
 

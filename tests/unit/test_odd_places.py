@@ -269,7 +269,7 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
     monkeypatch.setattr("finetune.command_line.commands.schema", breaks)
     monkeypatch.chdir(tempfile.gettempdir())
     assert main(["schema"]) == 1
-    install = f"Install the program with all that it needs: pip install {shlex.quote(str(ROOT))}"
+    install = f"Install the program with its dependencies: pip install {shlex.quote(str(ROOT))}"
     hint = install if isinstance(error, ModuleNotFoundError) else "Run the command again with --debug to see where it happened."
     assert capfd.readouterr().err.splitlines() == [said, hint]
     with pytest.raises(type(error)):

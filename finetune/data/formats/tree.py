@@ -14,7 +14,7 @@ NODE = {"message", "parent", "children"}
 UNSEEN = ("thoughts", "reasoning_recap", "user_editable_context", "model_editable_context", "system_error")  # kinds of content
 SAID = ("text", "multimodal_text")
 RESTS = "the answers rest on tools, pictures or files, which the text does not have"
-REST = "Answers that rest on tools, pictures or files, which the text does not have, are read, and not learned"
+REST = "Answers that rest on tools, pictures or files, which the text does not have, are read but not learned"
 
 
 def is_tree(value: Any) -> bool:

@@ -75,7 +75,7 @@ def check_kind(sample: str, file: DataFile) -> None:
             f"{file.name} has notes of Anki, whose columns have no names.", hint=f"{NAMED} {AS_TEXT}" if file.kind.prose else NAMED
         )
     if file.kind.prose and sample.startswith(RTF):
-        raise UnknownFormat(f"{file.name} is a document of a word processor (RTF), not text.", hint="Open it and save it as plain text.")
+        raise UnknownFormat(f"{file.name} is a word-processor document (RTF), not text.", hint="Open it and save it as plain text.")
     if not file.kind.prose and MARKUP.match(sample):
         raise web_page(file)
     if JSON.match(sample):
