@@ -261,7 +261,8 @@ def merge(arguments: argparse.Namespace) -> int:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
     same = f"logits differ by at most {percent(done.difference, 2)} of the largest logit, on {done.prompts} prompts"
     merged = f"  Merged: {to} ({size(done.bytes)}, {done.dtype}); {same}"
-    uses = {"Chat": f"{command_name()} chat {quoted(to)}", **folder_commands(to)}
+    talk = {"Chat": f"{command_name()} chat {quoted(to)}"} if folder.recipe.is_file() else {}  # which is for runs
+    uses = talk | folder_commands(to)
     return _show(arguments, asdict(done), merged, to_copy(uses.items(), console.width))
 
 

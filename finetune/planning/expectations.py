@@ -85,12 +85,13 @@ def _cut(context: RunContext) -> str | None:
         number, what, loses = report.truncated_answers, "answer", "are cut off, so they do not teach the model to end"
     else:
         number, what, loses = report.truncated_prompts, "prompt", "lose their beginning"
-    limit = describe(context.located).context or report.longest
+    model = describe(context.located)
+    limit = model.context or report.longest
     whole = "whole" if report.longest <= limit else "longer"
-    return (
-        f"{number:,} of {counted(report.train_sequences, what)} {loses}. --set dataset.max_length={min(limit, report.longest)} keeps them "
-        f"{whole}, and takes more memory."
-    )
+    better = f"--set dataset.max_length={min(limit, report.longest)} keeps them {whole}, and takes more memory."
+    if context.recipe.dataset.max_length >= limit:
+        better = f"{model.name} reads {limit:,} tokens at most: only a model with a longer context takes them whole."
+    return f"{number:,} of {counted(report.train_sequences, what)} {loses}. {better}"
 
 
 def _few_steps(context: RunContext) -> str | None:

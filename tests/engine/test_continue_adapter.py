@@ -219,6 +219,7 @@ def test_any_lora_adapter_of_peft_is_continued_and_merged(shop: Workshop, tmp_pa
     assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(result.output_dir)), logits(tuner.model), rtol=0, atol=1e-4)
     assert main(["merge", str(earlier), "--to", str(tmp_path / "plain"), "--device", "cpu"]) == 0
+    assert " chat " not in capfd.readouterr().out, "which would ask for the folder of a run"
     merged, theirs = (AutoModelForCausalLM.from_pretrained(folder) for folder in (tmp_path / "plain", earlier))
     torch.testing.assert_close(logits(merged), logits(theirs), rtol=0, atol=1e-3)
     assert sorted(path.name for path in earlier.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]

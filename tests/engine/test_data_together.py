@@ -114,6 +114,10 @@ def test_the_plan_says_how_long_rows_may_be_so_that_answers_have_their_ends(tmp_
             f"96 of 96 answers are cut off, so they do not teach the model to end. --set dataset.max_length{said}, and takes more memory."
         ]
         assert warnings == (cut if said else [])
+    layer["dataset"] |= {"max_length": 256}
+    (warning,) = shop.tuner(layer).plan().warnings
+    assert warning.endswith("reads 256 tokens at most: only a model with a longer context takes them whole.")
+    layer["dataset"] |= {"max_length": 64}
     rows = [{"prompt": f"say {row:03}" + "a" * 60, "completion": f"{row:03}"} for row in range(120)]
     layer["dataset"] |= {"source": str(write(tmp_path / "prompts.jsonl", rows))}
     assert shop.tuner(layer).plan().warnings == [

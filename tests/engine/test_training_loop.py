@@ -153,6 +153,11 @@ class Rates(TrainerCallback):
         self.used.append(kwargs["optimizer"].param_groups[0]["lr"])
 
 
+def test_the_optimizer_is_the_one_that_the_documents_name(machine: Machine, tmp_path: Path) -> None:
+    given = loop.training_arguments(Recipe.from_layers(RECIPE), machine, tmp_path, autocast=False)
+    assert (given.optim.value.startswith("adamw"), given.weight_decay, given.max_grad_norm) == (True, 0.0, 1.0)
+
+
 def test_a_run_of_one_step_learns_something(machine: Machine, tmp_path: Path) -> None:
     start, model = adapted(), adapted()
     assert trained(model, machine, tmp_path, epochs=1, batch_size=24).finished.steps == 1

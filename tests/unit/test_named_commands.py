@@ -22,7 +22,7 @@ PROGRAM = re.compile(
     rf"|\b(?P<script>{SCRIPTS})\.py\b"
     r"|\b(?:pip|pipx|uv|hf|git|gh|pytest|python -m \w+|docker|ruff|mypy|pre-commit|lint-imports|apt-get|nvidia_smi)(?= )"
     r"|\b(?:torchrun|SBATCH|srun|ray start|kubectl|vllm serve)(?= )"
-    r"|\bmlx_lm\.chat(?= )"
+    r"|\bmlx_lm\.(?:chat|generate)(?= )"
 )
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 SET = re.compile(r"--set[ =]['\"]?([a-z][\w.]*)=")
