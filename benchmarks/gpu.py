@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 import transformers
-from gpu_loss import chunks, loss
+from gpu_loss import chunks, loss, loss_profile
 from gpu_profile import Watch
 from gpu_tables import tables
 from timed_parts import DEVICE, GIB, SECONDS, Part, Parts, Table, fresh, installed, peak, seconds, wait
@@ -215,6 +215,13 @@ def rounded(bench: Bench, shape: str) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map={"": 0}, quantization_config=bits)
 
 
+def student_of(bench: Bench, shape: str) -> Any:
+    """A student whose embeddings, and with them its head, are frozen."""
+    made = bench.model(shape, torch.bfloat16)
+    made.get_input_embeddings().requires_grad_(False)
+    return made
+
+
 def distil(bench: Bench) -> Parts:
     """A student as large as its teacher from each cache and online, against fine-tuning the same student."""
     shape = next(iter(bench.shapes))
@@ -224,11 +231,7 @@ def distil(bench: Bench) -> Parts:
     def teacher() -> Any:
         return bench.model(shape, torch.bfloat16)
 
-    @cache
-    def student() -> Any:
-        made = bench.model(shape, torch.bfloat16)
-        made.get_input_embeddings().requires_grad_(False)
-        return made
+    student = cache(partial(student_of, bench, shape))
 
     def cached(kind: str) -> None:
         more: dict[str, Any] = {"student_head": head_of(student()), "temperature": 2.0} if kind == "gradient" else {}
@@ -267,29 +270,45 @@ def memory(bench: Bench) -> Parts:
 
 
 def profile(bench: Bench) -> Parts:
-    """Where the time of a step of LoRA and of full training goes, and what in it makes the processor wait for the GPU."""
+    """Where the time of a step goes: LoRA, full training, a student alone and from a hidden cache; and of the head and its loss."""
     shape = next(iter(bench.shapes))
-    for kind, dtype in (("lora", torch.bfloat16), ("full", torch.float32)):
-        yield Part(f"a step of {kind}", partial(_profile, bench, shape, kind, dtype), 60.0)
+
+    def method(kind: str, dtype: torch.dtype) -> Trained:
+        return SupervisedTrainer, adapted(kind, bench.model(shape, dtype), bench), {}
+
+    def cached() -> Trained:
+        teacher = bench.model(shape, torch.bfloat16)
+        rows = bench.rows(teacher.config.vocab_size)
+        answers = build_cache("hidden", teacher, rows, tempfile.mkdtemp(), teacher_identity="benchmark")
+        return DistillationTrainer, student_of(bench, shape), {"cache": answers, "temperature": 2.0, "alpha": 0.5}
+
+    steps: dict[str, Callable[[], Trained]] = {
+        "lora": partial(method, "lora", torch.bfloat16),
+        "full": partial(method, "full", torch.float32),
+        "student": lambda: (SupervisedTrainer, student_of(bench, shape), {}),
+        "hidden cache": cached,
+    }
+    for kind, make in steps.items():
+        yield Part(f"a step of {kind}", partial(_profile, bench, kind, make), 60.0)
+    yield from loss_profile(bench)
 
 
-def _profile(bench: Bench, shape: str, kind: str, dtype: torch.dtype) -> None:
-    model = adapted(kind, bench.model(shape, dtype), bench)
+Trained = tuple[Any, Any, dict[str, Any]]  # a kind of Trainer, a model, and what the Trainer takes beside it
+
+
+def _profile(bench: Bench, kind: str, make: Callable[[], Trained]) -> None:
+    trainer, model, more = make()
     watch = Watch(bench.steps, bench.steps // 3)
-    arguments = two_passes(bench, use_cpu=DEVICE == "cpu", bf16=dtype == torch.float32 and DEVICE == "cuda", logging_strategy="no")
-    made = SupervisedTrainer(model=model, args=arguments, train_dataset=bench.rows(model.config.vocab_size), callbacks=[watch])
+    arguments = two_passes(
+        bench, use_cpu=DEVICE == "cpu", bf16=next(model.parameters()).dtype == torch.float32 and DEVICE == "cuda", logging_strategy="no"
+    )
+    made = trainer(model=model, args=arguments, train_dataset=bench.rows(model.config.vocab_size), callbacks=[watch], **more)
     made.remove_callback(PrinterCallback)
     try:
         made.train()
     finally:
         watch.close()
-    kinds = watch.kinds()
-    busy, kernels = (sum(numbers) for numbers in zip(*kinds.values(), strict=True))
-    bench.tell("step", f"{kind}: all kernels", ms=round(busy, 1), of_a_step_of=round(watch.milliseconds(), 1), times=kernels)
-    for name, (took, times) in kinds.items():
-        bench.tell("step", f"{kind}: {name}", ms=round(took, 2), share=f"{took / busy:.0%}", times=times)
-    for name, took, times in watch.largest(8):
-        bench.tell("kernel", f"{kind}: {name[:60]}", ms=round(took, 2), times=times)
+    watch.kernels.tell(bench, kind)
     waits = watch.waits()
     bench.tell("waiting", f"{kind}: for the GPU, in a step", times=round(sum(waits.values()), 2))
     for line, often in waits.items():

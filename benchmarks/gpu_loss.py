@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from gpu_profile import Kernels
 from timed_parts import DEVICE, Part, Parts, fresh, installed, peak, seconds
 from torch import Tensor, nn
 
@@ -48,8 +49,8 @@ def case(vocabulary: int, trains: bool) -> str:
     return f"{vocabulary:,} tokens, head {'trains' if trains else 'frozen'}"
 
 
-def measured(bench: Bench, section: str, what: str, way: Callable[[], Loss], vocabulary: int, trains: bool, **more: Any) -> None:
-    """Milliseconds and MiB of a forward and a backward pass."""
+def step_of(bench: Bench, way: Callable[[], Loss], vocabulary: int, trains: bool) -> Callable[[], None]:
+    """A forward and a backward pass of the head and its loss."""
     tokens, hidden = sizes(bench)
     torch.manual_seed(0)
     h = torch.randn(tokens, hidden, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
@@ -61,6 +62,13 @@ def measured(bench: Bench, section: str, what: str, way: Callable[[], Loss], voc
         h.grad = w.grad = None
         loss(h, w, y).backward()
 
+    return step
+
+
+def measured(bench: Bench, section: str, what: str, way: Callable[[], Loss], vocabulary: int, trains: bool, **more: Any) -> None:
+    """Milliseconds and MiB of a forward and a backward pass."""
+    tokens, hidden = sizes(bench)
+    step = step_of(bench, way, vocabulary, trains)
     with fresh():
         before = torch.cuda.memory_allocated() if DEVICE == "cuda" else 0
         took = seconds(step, 10)
@@ -93,9 +101,22 @@ def chunks(bench: Bench) -> Parts:
             yield Part(f"{case(vocabulary, trains)}: smallest", partial(_smallest, bench, case(vocabulary, trains)), 5.0)
 
 
+def loss_profile(bench: Bench) -> Parts:
+    """Where the time of ours goes; a part of gpu.py's profiles."""
+
+    def profiled(vocabulary: int, trains: bool) -> None:
+        Kernels.of(step_of(bench, ours, vocabulary, trains), 5).tell(bench, f"the loss, {case(vocabulary, trains)}")
+
+    for vocabulary in (500,) if bench.tiny else (128_256,):
+        for trains in (False, True):
+            yield Part(f"the loss, {case(vocabulary, trains)}", partial(profiled, vocabulary, trains), 20.0)
+
+
 def _smallest(bench: Bench, of: str) -> None:
     found = {line["what"].removeprefix(f"{of}: "): line["ms"] for line in bench.told if line["what"].startswith(f"{of}: ") and "ms" in line}
     sweep = {size: found[f"{size} MiB"] for size in CHUNKS if f"{size} MiB" in found}
+    if not sweep:
+        return  # each has said why
     whose = "Liger" if "Liger" in found else "the quickest"
     limit = SLOWER * found["Liger"] if "Liger" in found else 1.05 * min(sweep.values())
     enough = [size for size, took in sweep.items() if took <= limit]

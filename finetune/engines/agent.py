@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
@@ -30,6 +32,9 @@ def main(folder: str, told: str) -> int:
         for rank, failure in error.failures.items():
             said.say("ended", "process", rank=rank, code=failure.exitcode)
         return 1
+    except SignalException as error:  # of which the parent hears by how this process ends
+        signal.signal(error.sigval, signal.SIG_DFL)
+        os.kill(os.getpid(), error.sigval)
     return 0
 
 

@@ -21,6 +21,7 @@ from finetune.errors import HardwareError, ModelError, OutOfMemory
 from finetune.foreign import check_patterns, reading, reason
 from finetune.hardware.machine import Machine, torch_dtype
 from finetune.hardware.matmul import use_fast_linear
+from finetune.hardware.norms import use_fused_norms
 from finetune.model_folder import AGAIN, name_patterns, read_json
 from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
@@ -90,6 +91,7 @@ def load_model(
             missing = sorted(found["missing_keys"])
             raise ModelError(f"{located.name} is missing {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
         use_fast_linear(model)
+        use_fused_norms(model)
         if load_in:
             keep_unpacked(model)
             _leave_the_file(model)

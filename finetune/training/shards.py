@@ -49,17 +49,19 @@ class Whole(nn.Module):
 
 def in_forward(model: Any, function: Callable[[], Any]) -> Any:
     """What `function` gives inside a forward pass of a model that accelerate has cut (FSDP2): embeddings and head are gathered there."""
-    head = model.get_output_embeddings()
+    head, made = model.get_output_embeddings(), list[Any]()
 
     def work() -> Any:
         if hasattr(head, "unshard"):  # nobody calls it: the loss multiplies by its weights
             head.unshard()
-        return function()
+        made.append(function())
+        return made[0]
 
     forward = vars(model).get("forward")  # mixed precision has put its own there
     model.forward = work
     try:
-        return model()
+        model()
+        return made[0]  # what the pass returns may have been rounded to 16 bits
     finally:
         del model.forward
         if forward is not None:

@@ -1,6 +1,6 @@
 """Somebody's own script with a DistillationTrainer: a few steps and an evaluation, by one process, or by two that accelerate has set up.
 
-told = distilled("llama", folder)         # the losses of the steps, and the numbers of the evaluation
+told = distilled("llama", folder)         # the losses of the steps, and the numbers of each evaluation
 both({"model": "llama", "fsdp": True, "folder": ...})       # the same by two, in told-0.json and told-1.json
 """
 
@@ -16,7 +16,8 @@ from typing import Any
 
 from pico import pico, pico_rows
 
-ROWS, ASKED = pico_rows(8), pico_rows(5, seed=9)  # the second are no multiple of what two processes take at a time
+ROWS, ASKED = pico_rows(8), pico_rows(8, seed=9)
+COUNTS = (5, 6, 7, 8)  # how many of the second are evaluated: two processes take four at a time
 LAYERS = {"llama": "LlamaDecoderLayer", "qwen3": "Qwen3DecoderLayer"}
 
 
@@ -29,13 +30,16 @@ def distilled(name: str, folder: Path, *, processes: int = 1, fsdp: bool = False
     quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "train_sampling_strategy": "sequential"}
     each = {"per_device_train_batch_size": 4 // processes, "per_device_eval_batch_size": 2, "max_steps": 3, "logging_steps": 1}
     arguments = TrainingArguments(str(folder), use_cpu=True, **each, **quiet, **cut)
-    trainer = DistillationTrainer(pico(name), arguments, teacher_model=pico(name, seed=3), train_dataset=ROWS, eval_dataset=ASKED)
+    trainer = DistillationTrainer(pico(name), arguments, teacher_model=pico(name, seed=3), train_dataset=ROWS)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    told = {name: value for name, value in trainer.evaluate().items() if name in ("eval_loss", "eval_ce", "eval_kl")}
+    told = {}
+    for count in COUNTS:
+        found = trainer.evaluate(ASKED[:count])
+        told[str(count)] = {name: found[name] for name in ("eval_loss", "eval_ce", "eval_kl")} | {"tokens": trainer.evaluated_tokens}
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     kind = str(trainer.accelerator.distributed_type.value)
-    return {**told, "losses": losses, "tokens": trainer.evaluated_tokens, "kind": kind}
+    return {"evaluated": told, "losses": losses, "kind": kind}
 
 
 def both(job: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ from finetune.training.trainer import SupervisedTrainer
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from gpu_loss import _smallest
-from gpu_profile import Watch, kind_of
+from gpu_profile import Kernels, Watch, kind_of
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,23 @@ def test_a_watch_counts_the_kernels_and_the_waits_of_a_step(tmp_path: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those before and after are nobody's
         SupervisedTrainer(model=pico("llama"), args=settings, train_dataset=pico_rows(12), callbacks=[watch, Waits()]).train()
-    kinds = watch.kinds()
+    kernels = watch.kernels
+    kinds = kernels.kinds()
     assert kinds["products"][1] > 10
-    assert 0 < sum(took for took, _ in kinds.values()) < watch.milliseconds() * 1.2
-    assert [took for _, took, _ in watch.largest(5)] == sorted((took for _, took, _ in watch.largest(5)), reverse=True)
+    assert 0 < sum(took for took, _ in kinds.values()) < kernels.milliseconds * 1.2
+    assert 0 <= kernels.idle() < kernels.milliseconds
+    assert [took for _, took, _ in kernels.largest(5)] == sorted((took for _, took, _ in kernels.largest(5)), reverse=True)
     assert list(watch.waits().values()) == [1.0]
+
+
+def test_time_without_a_kernel_is_counted_once_where_kernels_overlap() -> None:
+    def event(start: float, end: float, name: str = "gemm", device: str = "CPU") -> Any:
+        found = Mock(spec=["name", "device_type", "time_range"], time_range=Mock(start=start * 1e3, end=end * 1e3))
+        found.name, found.device_type.name = name, device
+        return found
+
+    events = [event(0, 3), event(2, 4), event(2.5, 3.5), event(6, 8), event(0, 20, "ProfilerStep#1"), event(0, 20, device="CUDA")]
+    assert Kernels(Mock(events=lambda: events), 2, 5.0).idle() == pytest.approx(5.0 - 3.0)
 
 
 @pytest.mark.parametrize(("after", "looks_at"), [(2, "kernels"), (4, "waits")])

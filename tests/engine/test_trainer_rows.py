@@ -12,19 +12,16 @@ import peft
 import pytest
 import torch
 import transformers
-from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from letters import tokenizer
-from pico import Rows, arguments, assert_same_weights, pico, pico_rows
+from pico import arguments, assert_same_weights, pico, pico_rows
 from test_distillation_trainer import textbook
-from torch.utils.data import BatchSampler, IterableDataset, TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
-from finetune.data.tokens.labels import learned
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.models.load import dequantised, is_packed
 from finetune.training.head import fixed_positions, nothing_packed
-from finetune.training.processes import Processes
 from finetune.training.trainer import SupervisedTrainer
 
 ROWS = pico_rows(8)
@@ -308,23 +305,6 @@ def test_the_loss_of_an_evaluation_is_the_mean_over_tokens_however_rows_lie_in_b
         expected = textbook(trainer.model, trainer.teachers[0].model, rows, 0.3, 2.0).item()
         assert told["eval_loss"] == pytest.approx(expected, rel=1e-9)
         assert told["eval_loss"] == pytest.approx(0.3 * told["eval_ce"] + 0.7 * 4 * told["eval_kl"], rel=1e-9)
-
-
-@pytest.mark.parametrize("count", [5, 6, 7, 8])
-def test_an_evaluation_by_two_processes_counts_a_row_once(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = pico_rows(count, seed=9)
-    trainer = trainer_on(ROWS, tmp_path, args={"per_device_eval_batch_size": 2})
-    whole = trainer.evaluate(rows)["eval_loss"]
-    total, tokens = 0.0, 0
-    for rank in range(2):
-        monkeypatch.setattr(trainer, "processes", Processes(2, rank))
-        sampler: Any = BatchSamplerShard(BatchSampler(range(count), 2, False), 2, rank)
-        trainer.evaluated_tokens, trainer.evaluated_loss = 0, torch.zeros(())
-        for batch in DataLoaderShard(Rows(rows), batch_sampler=sampler, collate_fn=trainer.data_collator):
-            trainer.prediction_step(trainer.model, batch, True)
-        total, tokens = total + float(trainer.evaluated_loss), tokens + trainer.evaluated_tokens
-    assert tokens == sum(len(learned(row)) for row in rows)
-    assert total / tokens == pytest.approx(whole, rel=1e-9)
 
 
 def test_tokens_seen_without_padding_are_counted_without_padding(tmp_path: Path) -> None:
