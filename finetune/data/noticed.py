@@ -40,6 +40,9 @@ SENTENCES = {
     HTML: "{rows} had HTML, such as {token} ({place}): the model reads and learns it as it is.",
     IN_TEXT: "{rows} of plain text had control tokens of the model inside, such as {token} ({place}): they are read as control tokens.",
 }
+AS_IT_STANDS = (CONTROL, FOREIGN, HTML)  # nothing is done to these rows, so a person need not hear of a few among many
+SELDOM = 0.01  # a smaller share of the rows is seldom
+ORDER = (CONTROL, IN_TEXT, FOREIGN, HTML, ENDED, BEGAN, MUTED, EMPTY, JOINED, SYSTEM, THOUGHT, REWRITTEN, UNOPENED)
 UNBROKEN = "This tokenizer cannot read {count} of them as text: they are control tokens to the model."
 
 
@@ -47,12 +50,13 @@ class Noticed:
     """Rows by what was noticed about them; `known` are the tokens that the model has."""
 
     def __init__(self, known: Collection[str] = ()) -> None:
-        self.known = known
+        self.known, self.seen = known, 0
         self.rows: Counter[str] = Counter()
         self.examples: dict[str, tuple[str, int, int]] = {}  # a token, and where it was: file and line
 
     def row(self, rendered: Rendered, record: Mapping[str, Any]) -> None:
         """Count one; `file` of the record is a number in the list of files."""
+        self.seen += 1
         if rendered.notices:
             self.rows.update(rendered.notices)
             for kind in rendered.notices & {CONTROL, IN_TEXT}:
@@ -67,12 +71,23 @@ class Noticed:
         self.examples.setdefault(kind, (token, record.get("file", 0), record.get("line", 0)))
 
     def sentences(self, files: Sequence[str], *, unbroken: int = 0) -> Iterator[str]:
-        """The most surprising first."""
-        for kind in (CONTROL, IN_TEXT, FOREIGN, HTML, ENDED, BEGAN, MUTED, EMPTY, JOINED, SYSTEM, THOUGHT, REWRITTEN, UNOPENED):
-            if self.rows[kind]:
-                token, file, line = self.examples.get(kind, ("", 0, 0))
-                place = f"{files[file]} line {line}" if file < len(files) else f"line {line}"
-                rows = counted(self.rows[kind], "row")
-                yield SENTENCES[kind].format(rows=rows, token=token, place=place)
+        """The most surprising first; of `unbroken` rows the tokens could not be read as text. `seldom` has the rest."""
+        for kind in ORDER:
+            if self.rows[kind] and (not self._seldom(kind) or (kind == CONTROL and unbroken)):
+                yield self._sentence(kind, files)
                 if kind == CONTROL and unbroken:
                     yield UNBROKEN.format(count=f"{unbroken:,}")
+
+    def seldom(self, files: Sequence[str], *, unbroken: int = 0) -> Iterator[str]:
+        """What stands as it is in so few rows that only the data report has it."""
+        for kind in AS_IT_STANDS:
+            if self.rows[kind] and self._seldom(kind) and not (kind == CONTROL and unbroken):
+                yield self._sentence(kind, files)
+
+    def _seldom(self, kind: str) -> bool:
+        return kind in AS_IT_STANDS and self.rows[kind] < SELDOM * self.seen
+
+    def _sentence(self, kind: str, files: Sequence[str]) -> str:
+        token, file, line = self.examples.get(kind, ("", 0, 0))
+        place = f"{files[file]} line {line}" if file < len(files) else f"line {line}"
+        return SENTENCES[kind].format(rows=counted(self.rows[kind], "row"), token=token, place=place)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
-COLUMNS = "answer_start, group, system_prompt, opening"  # part of the cache's name: what it and its report have beside tokens and labels
+COLUMNS = "answer_start, group, system_prompt, opening, seldom"  # part of the cache's name: what it and its report have beside tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 TAKEN = "{rows} rows are taken from those to train on, {why}; no score is reported on them."
@@ -171,9 +171,10 @@ class _Stage:
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
         report.template_date = fixed_date(self.tokenizer)
         report.system_prompt, report.opening = self.alike.system, self.alike.opening
-        report.rewritten = encoder.noticed.rows[REWRITTEN]
-        report.noticed = dict(encoder.noticed.rows)
-        report.notes += encoder.noticed.sentences(report.files, unbroken=encoder.tokeniser.unbroken)
+        noticed, unbroken = encoder.noticed, encoder.tokeniser.unbroken
+        report.rewritten, report.noticed = noticed.rows[REWRITTEN], dict(noticed.rows)
+        report.notes += noticed.sentences(report.files, unbroken=unbroken)
+        report.seldom += noticed.seldom(report.files, unbroken=unbroken)
         report.notes += filter(None, [thinking.note, DATED.format(date=report.template_date) if report.template_date else ""])
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)
         report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)

@@ -69,6 +69,7 @@ class DataReport:
     histogram: list[dict[str, int]] = field(default_factory=list)  # sequences of up to `tokens` tokens
     examples: list[list[dict[str, Any]]] = field(default_factory=list)  # pieces of text, supervised or not
     notes: list[str] = field(default_factory=list)
+    seldom: list[str] = field(default_factory=list)  # notes that too few rows have to be shown
     generated: dict[str, Any] = field(default_factory=dict)  # of rows that a teacher wrote: by whom, tried, kept, thrown by reason
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.errors import NotSignedIn, ReadOnlyToken, RepoExists, UploadError
 from finetune.foreign import printable
-from finetune.hub.failures import cause_of, said, sign_in_again, status_of, token_refused
+from finetune.hub.failures import cause_of, said, sign_in_again, status_of, token_refused, use_token
 from finetune.hub.reachability import endpoint_host, hub_reachable, offline_reason, shown_endpoint
 from finetune.hub.retry import with_retries
 from finetune.recipe import UploadSpec
@@ -98,8 +98,7 @@ def _check_rights(account: dict[str, Any], repo: str, finish: str | None) -> Non
     if token.get("role") == "read" or (token.get("role") == "fineGrained" and not _may_write(token.get("fineGrained", {}), repo)):
         raise ReadOnlyToken(
             f"Your token has no write access to {repo}.",
-            hint=f"Make one with write access at {shown_endpoint()}/settings/tokens and sign in again (hf auth login --force). "
-            f"{_then(finish)}",
+            hint=f"Make one with write access at {shown_endpoint()}/settings/tokens and {use_token()}. {_then(finish)}",
         )
 
 
@@ -138,9 +137,7 @@ def _translated(error: BaseException, status: int | None, finish: str | None) ->
     if status == 401:
         return NotSignedIn(token_refused(), hint=f"{sign_in_again(f'{SIGN_IN} to a new token.')} {_then(finish)}")
     if status == 403 and not re.search("storage|quota|limit|payment", answer, re.IGNORECASE):
-        return ReadOnlyToken(
-            f"{host} refused: {answer}", hint=f"Sign in with a token that has write access (hf auth login --force). {_then(finish)}"
-        )
+        return ReadOnlyToken(f"{host} refused: {answer}", hint=f"Make a token with write access, and {use_token()}. {_then(finish)}")
     safe = f"The result is safe on this machine. Finish with: {finish}" if finish else BEFORE_TRAINING
     if status == 429:
         return UploadError(f"{host} limits requests: too many in a short time.", hint=f"Wait a few minutes. {safe}")

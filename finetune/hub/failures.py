@@ -72,6 +72,12 @@ def sign_in_again(usual: str) -> str:
     return f"Correct {named}, or unset it." if named else usual
 
 
+def use_token() -> str:
+    """How another token is used: a variable that has one comes before what signing in stores."""
+    named = _variable_with_token()
+    return f"set {named} to it" if named else "sign in again (hf auth login --force)"
+
+
 def _variable_with_token() -> str | None:
     return next(filter(os.environ.get, BEFORE_STORED), None)
 

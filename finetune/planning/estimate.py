@@ -61,7 +61,7 @@ class Plan:
     way. `alignment` says of each teacher with another tokenizer how much of the text it can speak about. `stages` are the `seconds` of each
     stage of the run. `rounds` are the layers and steps of each round of a run that has several; the memory is then that of the largest.
     Memory is that of each of the `processes`, which share the rows of a step; `gpus` is how many could. `whole_on` is the device on which
-    the model is scored.
+    the model is scored. `epochs` are the passes that `steps` were counted for, also where the recipe says auto.
     """
 
     model: str
@@ -98,6 +98,7 @@ class Plan:
     gpus: int = 1
     grading: dict[str, Any] | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    epochs: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -237,7 +238,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     beside_it = {PRACTICE: practice.seconds, HELD_OUT: measuring_seconds, GRADING: graded.seconds if graded else 0.0}
     stages = added(beside_it, work)
     listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else ""]
-    listed += [*features_notes(context, shape.widths), practice.note, evaluated, *cut.reasons, *notes]
+    listed += [*features_notes(context, shape.widths), practice.note, evaluated, measured.get("late") or "", *cut.reasons, *notes]
     return Plan(
         model=str(recipe.model),
         rows=report.train,
@@ -260,6 +261,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         dtype=machine.dtype,
         problems=problems,
         methods=methods,
+        epochs=spec.passes,
         linear_share=learning.share,
         notes=[note for note in listed if note],
         measured=dict(measured) or None,

@@ -122,4 +122,8 @@ def _too_few(context: RunContext) -> str | None:
     wanted = math.ceil(100 * ENOUGH * report.held_out / alone / max(1, report.train + report.held_out)) / 100
     if recipe.dataset.eval_split is None and wanted <= MOST_HELD_OUT:
         return f"{said} (--set dataset.held_out={wanted:g})."
+    used = report.train + report.held_out + report.deciding
+    more = min(used + report.not_asked, math.ceil(ENOUGH * used / alone))
+    if more * alone >= FEWEST_ROWS * used:
+        return f"{said} (--set dataset.samples={more})."
     return f"{said}. Add rows{' with other prompts' if alone < report.held_out else ''} to the data."

@@ -23,12 +23,14 @@ from finetune.training.step_count import divided
 
 SECONDS = 20.0
 CLOSING = 2.0  # seconds: saving the result, its card and its report
+KILLED = "The test steps ran out of memory; the system killed them."
+FAILED = "The test steps failed; the run would fail too."
 STAGES = ("ready", "teacher", "before", "asking", "training", "after")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The estimate from a few real steps; `problem` says why there is no estimate, or that even those did not fit.
+    """The estimate from a few real steps; `problem` says that even those failed, `late` that they took too long to wait for.
 
     `stages` are seconds of the whole run, `memory_bytes` its highest point, and `steps` those that were really made.
     """
@@ -38,6 +40,7 @@ class Measurement:
     tokens_per_second: float | None = None
     steps: int = 0
     problem: str | None = None
+    late: str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -71,8 +74,14 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
         process = python_child(["finetune.run.few_steps"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
         assert process.stdin is not None
         assert process.stdout is not None
-        out_of_time = threading.Timer(seconds, process.kill)
-        out_of_time.start()
+        ended_late = threading.Event()
+
+        def out_of_time() -> None:
+            ended_late.set()  # before the end: its output ends at once, and what is asked then is why
+            process.kill()
+
+        timer = threading.Timer(seconds, out_of_time)
+        timer.start()
         try:
             process.stdin.write(json.dumps({**order, "folder": folder}))
             process.stdin.close()
@@ -82,17 +91,20 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
         except BrokenPipeError:
             pass  # it is gone: see its exit code
         finally:
-            in_time = out_of_time.is_alive()
-            out_of_time.cancel()
+            timer.cancel()
             code = end(process)
     if "problem" not in found and "training" not in found:
-        found["problem"] = _why(code, seconds, in_time)
+        if ended_late.is_set():
+            found["late"] = f"Nothing was measured: loading and the first steps took longer than {seconds:.0f} seconds here."
+        else:
+            found["problem"] = KILLED if code < 0 else FAILED
     return Measurement(
         {name: float(found[name]) for name in STAGES if name in found},
         found.get("memory"),
         found.get("tokens_per_second"),
         int(found.get("steps", 0)),
         found.get("problem"),
+        found.get("late"),
     )
 
 
@@ -103,11 +115,3 @@ def _workplace(cache: Path) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(dir=cache)
     except OSError as error:
         raise unwritable_cache(cache, error) from None
-
-
-def _why(code: int, seconds: float, in_time: bool) -> str:
-    if not in_time:
-        return f"Nothing was measured: loading and the first steps took longer than {seconds:.0f} seconds here."
-    if code < 0:
-        return "The test steps ran out of memory; the system killed them."
-    return "The test steps failed; the run would fail too."

@@ -69,7 +69,11 @@ class Run:
         """What was done, to which model: "distillation of gpt2-medium into gpt2"."""
         if self.approach != "distillation":
             return f"{self.approach} of {self.model}"
-        return f"distillation of {self.model} from itself" if self.teacher == SELF else f"distillation of {self.teacher} into {self.model}"
+        if self.teacher == SELF:
+            return f"distillation of {self.model} from itself"
+        model = self.recipe.get("model")
+        made = f"a student with {kept(model['from_teacher'], 'its')}" if isinstance(model, Mapping) else self.model
+        return f"distillation of {self.teacher} into {made}"
 
     @property
     def method(self) -> str:

@@ -6,13 +6,15 @@ result = execute(recipe, RuntimeOptions(), people())
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from finetune.errors import Interrupted
+from finetune.events import Event, Notice, Reporter
 from finetune.recipe import Recipe
 from finetune.run.resume import find
 from finetune.run_folder import FINISHED, TRAINING, RunFolder
@@ -60,7 +62,7 @@ def _carry_out(
             from finetune.run.finetuner import LLMFineTuner
 
             tuner = make(LLMFineTuner)
-            tuner.reporter.reporters.append(reporter)
+            tuner.reporter.reporters.append(reporter if show_plan else _New(reporter, tuner.data.report.notes))
             if show_plan:
                 tuner.reporter.reporters.append(PlanScreen(words))
             result = tuner.run()
@@ -69,6 +71,18 @@ def _carry_out(
     assert tuner is not None
     show_results(tuner.recipe, result, console, upload_follows=upload_follows)
     return result
+
+
+@dataclass(frozen=True)
+class _New:
+    """Passes on what was not shown with the plan."""
+
+    to: Reporter
+    shown: Sequence[str]
+
+    def report(self, event: Event) -> None:
+        if not (isinstance(event, Notice) and event.text in self.shown):
+            self.to.report(event)
 
 
 def _stopped(folder: RunFolder, *, new: bool, known: bool) -> Interrupted:

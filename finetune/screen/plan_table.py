@@ -94,7 +94,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     if plan.grading:
         yield "Graded", _graded(plan.grading)
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
-    passes = f"{f'{len(plan.rounds)} x ' if plan.rounds else ''}{training.passes:g}"
+    passes = f"{f'{len(plan.rounds)} x ' if plan.rounds else ''}{plan.epochs or training.passes:g}"
     together = count(min(training.batch_size * training.gradient_accumulation, plan.rows))
     yield "Training", f"{_steps(plan.steps)}: {passes} x {count(plan.rows)} rows, {together} per step"
     if plan.processes > 1 or plan.gpus > 1:

@@ -24,7 +24,7 @@ from finetune.screen.wording import command_name
 def runs_picture(runs: Sequence[Run], where: str) -> RenderableType:
     """Latest first; what to do next where there is one clear thing."""
     if not runs:
-        return Text(f"There are no runs in {strip_control_chars(where)}.")
+        return Text(f"There are no runs in {'this folder' if where == '.' else strip_control_chars(where)}.")
     parts: list[RenderableType] = []
     for run in runs:
         parts += [Text(""), Text(strip_control_chars(run.name), style="bold"), block(*_lines(run))]

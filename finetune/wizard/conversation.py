@@ -32,7 +32,7 @@ WELCOME_PLAIN = "Enter accepts the answer in brackets. Type `back` to go back, `
 
 
 def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
-    """Ask, show, run; the exit code. However it ends, what was answered and not used is kept, and that is said."""
+    """Ask, show, run; the exit code. What was answered and not used is kept, and that is said."""
     look = Once(lambda: look_around(runtime()))
     at_first_question = cache(lambda: preload.start(after=look))
     kept = KeptAnswers.here()
@@ -42,13 +42,23 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
         try:
             begun = unfinished.ask(prompter, session=kept.load())
             agreed = agree(prompter, look, kept, begun) if begun is None or isinstance(begun, Session) else begun
-            return _carry_out(agreed, prompter, look(), kept) if agreed else 0
+            code = _carry_out(agreed, prompter, look(), kept) if agreed else 0
         except KeyboardInterrupt:
             prompter.note("Cancelled." if kept.written or kept.problem else "Cancelled; nothing written.")
-            return 130
-        finally:
-            if farewell := kept.farewell():
-                prompter.note(farewell)
+            code = 130
+        except FinetuneError as error:
+            raise _spoken(error, kept) from None
+        if farewell := kept.farewell():
+            prompter.note(farewell)
+        return code
+
+
+def _spoken(error: FinetuneError, kept: KeptAnswers) -> FinetuneError:
+    """The same error with a hint for a conversation. It is the last thing on the screen, so it says what becomes of the answers too."""
+    from finetune.wizard.faults import spoken_hint
+
+    error.hint = "\n".join(filter(None, [spoken_hint(error), kept.told()])) or None
+    return error
 
 
 def agree(

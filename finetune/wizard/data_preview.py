@@ -8,7 +8,6 @@ rows_of(DatasetSpec(source="rows.csv"), runtime)        # how many rows the file
 from __future__ import annotations
 
 import glob
-import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +24,7 @@ from finetune.recipe import DatasetSpec
 from finetune.system.paths import looking_at, typed_path
 from finetune.wizard import preload
 from finetune.wizard.asking.prompter import Fragments
+from finetune.wizard.faults import without_setting
 
 if TYPE_CHECKING:
     from finetune.data.preview import Preview
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 MOST_LINES_GIVEN, MOST_LINES_LEARNED = 6, 5
 LONGEST_LINE = 110
 COUNTING_SECONDS = 1.0
-SETTING = re.compile(r" To [^.:]+: --set .*$")  # at the end of a note: in a conversation the answers say it
 MOST_WATCHED = 10_000  # files of a folder; a change of others is not noticed
 
 
@@ -71,7 +70,7 @@ def fragments(seen: Preview, *, distilling: bool = False) -> Fragments:
         ("", strip_control_chars(", ".join(seen.used_columns))),
         ("class:quiet", f" · read as {registry.title('formats', seen.format or '')}{ignored}\n"),
     ]
-    lines += [("class:quiet", f"{SETTING.sub('', note)}\n") for note in seen.notes]
+    lines += [("class:quiet", f"{without_setting(note)}\n") for note in seen.notes]
     if seen.skipped:
         first = seen.skipped[0]
         lines.append(

@@ -81,13 +81,20 @@ USUAL = 4
 _SET = re.compile(r"--set (?:(['\"])(?P<in_quotes>[\w.]+=.*?)\1|(?P<bare>[\w.]+=[^\s,;)]*[^\s,;).]))")
 _NESTED = re.compile(r"\(([^()]*) \(([^()]*)\)([^()]*)\)")  # parentheses in parentheses
 _NOT_HERE = re.compile(r" To (?:skip all of these|learn each line as it is): --set \S+")  # no question asks it there
+_OUTPUT_DIR = re.compile(r"(?<=another )--output-dir")
+_OFFERED = re.compile(r" To [^.:]+: --set .*$")  # at the end of a note
 _KEY = re.compile(r"\b(?:approach|model|teachers?|dataset|method|distillation|output_dir|training|seed|benchmark|upload)\b(?:\.\w+)*")
 
 
 def in_words(text: str | None, approach: str = "") -> str:
     """A sentence in which every `--set KEY=VALUE` has become a question of the wizard and its answer."""
     spoken = _SET.sub(lambda found: _spoken(found["in_quotes"] or found["bare"], approach), _NOT_HERE.sub("", text or ""))
-    return _NESTED.sub(r"(\1, under \2\3)", spoken)
+    return _NESTED.sub(r"(\1, under \2\3)", _OUTPUT_DIR.sub("output folder", spoken))
+
+
+def without_setting(note: str) -> str:
+    """A note on the data without what it offers to set: in a conversation the answers say it."""
+    return _OFFERED.sub("", note)
 
 
 def spoken_hint(error: FinetuneError) -> str:

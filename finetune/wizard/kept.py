@@ -118,14 +118,22 @@ class KeptAnswers:
         """What becomes of the answers of this session, and the command that continues with them; empty if there are none."""
         from finetune.screen.wording import command_name
 
-        if self.problem:
-            return [("class:warning", f"Your answers could not be kept in {self.path}: {self.problem}.")]
-        if not self.written:
-            return []
-        number = f"Your {self.written} answers are" if self.written > 1 else "Your answer is"
+        if self.problem or not self.written:
+            return [("class:warning", self.told())] if self.problem else []
         return [
-            ("class:quiet", f"{number} kept in\n"),
+            ("class:quiet", f"{self._number()} kept in\n"),
             ("class:command", f"{self.path}\n"),
             ("class:quiet", "To continue with them, in this folder:\n"),
             ("class:command", command_name()),
         ]
+
+    def told(self) -> str:
+        """The same in short, for the end of an error."""
+        from finetune.screen.wording import command_name
+
+        if self.problem:
+            return f"Your answers could not be kept in {self.path}: {self.problem}."
+        return f"{self._number()} kept. To continue with them, in this folder:\n{command_name()}" if self.written else ""
+
+    def _number(self) -> str:
+        return f"Your {self.written} answers are" if self.written > 1 else "Your answer is"

@@ -29,7 +29,7 @@ from finetune.wizard.asking.layout import ascii_only
 from finetune.wizard.asking.prompter import Choice, Prompter, hint
 from finetune.wizard.data_preview import state
 from finetune.wizard.draft import shown
-from finetune.wizard.faults import USUAL, in_words, step_of
+from finetune.wizard.faults import USUAL, in_words, step_of, without_setting
 from finetune.wizard.host import HostInfo
 
 if TYPE_CHECKING:
@@ -73,8 +73,12 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
             first.append(Choice(GPUS, "Use as many GPUs as can share a step", f"instead of {here.runtime.processes}"))
     else:
         tuner, found = prepared
-        prompter.show(data_report(tuner.data.report.to_dict(), ascii_only=ascii_only()))
-        prompter.show(review(tuner.recipe, replace(found, problems=[in_words(problem, recipe.approach) for problem in found.problems])))
+        report = tuner.data.report.to_dict()
+        prompter.show(data_report({**report, "notes": [*map(without_setting, report["notes"])]}, ascii_only=ascii_only()))
+        problems, warnings, notes = (
+            [in_words(said, recipe.approach) for said in part] for part in (found.problems, found.warnings, found.notes)
+        )
+        prompter.show(review(tuner.recipe, replace(found, problems=problems, warnings=warnings, notes=notes)))
         unfit = bool(found.problems)
         step = step_of(found.problems[0], recipe) if unfit else USUAL
         for number, fix in enumerate(_fixes(tuner, found)):

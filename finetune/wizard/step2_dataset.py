@@ -175,12 +175,20 @@ def _readings(draft: Draft, seen: Preview) -> list[Choice]:
         if seen.format == "text" and (pair := other_reading(seen.columns, seen.used_columns[0])):  # a weight may be beside it
             prompt, completion = map(strip_control_chars, pair)
             choices.append(Choice(PAIR, f"No: learn {completion} from {prompt}"))
-        choices.append(Choice(COLUMNS, "No: choose the columns", f"there are {len(seen.columns)}"))
+        if len(seen.columns) > 1:
+            choices.append(Choice(COLUMNS, "No: choose the columns", f"there are {len(seen.columns)}"))
         if draft["approach"] == "fine-tuning" and seen.format not in ("text", "tokenized"):
             choices.insert(1, Choice(WRITTEN, "Yes, but another model writes the answers", "yours are not learned"))
+    if draft["approach"] == "fine-tuning" and seen.format == "text" and _one_line(seen):
+        choices.append(Choice(WRITTEN, "No: these are prompts", "another model writes the answers"))
     if seen.encodings:
         choices.append(Choice(ENCODING, "No: wrong text encoding", f"read as {', '.join(seen.encodings)}"))
     return choices
+
+
+def _one_line(seen: Preview) -> bool:
+    """Whether the rows that are shown are single lines, which may be questions."""
+    return all("\n" not in piece.text.strip() for pieces in seen.examples for piece in pieces)
 
 
 def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, number: str) -> Draft:

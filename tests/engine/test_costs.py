@@ -91,7 +91,7 @@ LONG = {"epochs": 10, "batch_size": 4}
     ("rows", "benchmark", "said"),
     [
         (None, {"rows": 3}, "3 held-out rows are too few to judge the result"),
-        (8, {"rows": 50}, "Add rows to the data."),
+        (8, {"rows": 50}, "(--set dataset.samples=32)."),
     ],
 )
 def test_the_plan_says_that_rows_are_too_few_and_what_would_do(shop: Workshop, rows: int | None, benchmark: dict, said: str) -> None:
@@ -115,6 +115,9 @@ def test_the_plan_proposes_a_larger_share_where_that_gives_enough_rows(tmp_path:
     assert warning.endswith("(--set dataset.held_out=0.2).")
     layer["dataset"]["held_out"] = 0.2
     assert shop.tuner(layer).plan().warnings == []
+    layer["dataset"] |= {"held_out": 0.1, "samples": 20}  # 2 of these: no share is enough
+    warnings = shop.tuner(layer).plan().warnings
+    assert any(warning.endswith("(--set dataset.samples=100).") for warning in warnings), "the file has more"
 
 
 @pytest.mark.parametrize(("layers", "warned"), [(2, True), (0.4, True), (3, False)])

@@ -12,10 +12,13 @@ from chat_templates import FAMILIES
 from tokenizers import AddedToken, Regex, normalizers
 from transformers import ByT5Tokenizer
 
+from finetune.data.noticed import Noticed
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.rows import RowProblem
 from finetune.data.tokens.encoder import Encoder, cut_prompt
 from finetune.data.tokens.labels import NO_LOSS
+from finetune.data.tokens.pieces import CONTROL, Rendered
+from finetune.data.tokens.turns import EMPTY
 from finetune.errors import BadRow
 from finetune.models.templates import template_steps
 from finetune.recipe import DatasetSpec
@@ -170,6 +173,21 @@ def test_html_in_an_answer_is_named(tmp_path: Path) -> None:
     assert prepared(tmp_path, rows, byte_level(CHATML)).report.notes == [
         "20 rows had HTML, such as &nbsp; (rows.jsonl line 1): the model reads and learns it as it is."
     ]
+
+
+@pytest.mark.parametrize(("rows", "told"), [(100, True), (101, False)])
+def test_what_stands_as_it_is_in_few_rows_of_many_is_in_the_report_alone(rows: int, told: bool) -> None:
+    noticed = Noticed()
+    for number in range(rows):
+        said = "a&nbsp;b </s>" if number == 7 else "a b"
+        noticed.row(Rendered([], "", frozenset({CONTROL, EMPTY} if number == 7 else ())), {"messages": chat(said), "line": number + 1})
+    shown, seldom = list(noticed.sentences(["rows.jsonl"])), list(noticed.seldom(["rows.jsonl"]))
+    standing = [sentence for sentence in (*shown, *seldom) if "empty answer" not in sentence]
+    assert [" of the model inside" in standing[0], "of another model" in standing[1], "had HTML" in standing[2]] == [True] * 3
+    assert len(seldom) == (0 if told else 3)
+    assert sum("empty answer" in sentence for sentence in shown) == 1, "what is done to a row is always said"
+    assert noticed.rows == {CONTROL: 1, "foreign": 1, "html": 1, EMPTY: 1}
+    assert len(list(noticed.sentences(["rows.jsonl"], unbroken=1))) == (5 if told else 3), "these act as control tokens"
 
 
 def test_a_tokenizer_that_cannot_read_them_as_text_says_so() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -72,10 +75,36 @@ def test_scores_that_are_known_already_cost_nothing(shop: Workshop) -> None:
 
 
 def test_what_takes_longer_is_ended_in_time_and_said(shop: Workshop) -> None:
-    plan = measure_first(shop.tuner(shop.layer()).context, seconds=0.5)
-    assert plan.seconds is None
-    assert plan.problem is not None
-    assert "longer than 0 seconds" in plan.problem.replace("0.5", "0")
+    found = measure_first(shop.tuner(shop.layer()).context, seconds=0.5)
+    assert found.seconds is None
+    assert found.problem is None
+    assert found.late is not None
+    assert "longer than 0 seconds" in found.late
+
+
+def test_whoever_was_ended_in_time_did_not_run_out_of_memory(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output ends as soon as the process does, before the thread that ended it says anything."""
+    ended = threading.Event()
+
+    class Output:
+        def __iter__(self) -> Iterator[str]:
+            ended.wait(10)
+            return iter(())
+
+    class Child:
+        stdin, stdout = StringIO(), Output()
+
+        def kill(self) -> None:
+            ended.set()
+            time.sleep(0.2)
+
+    monkeypatch.setattr(measure, "python_child", lambda *_, **__: Child())
+    monkeypatch.setattr(measure, "end", lambda _: -9)
+    plan = shop.tuner(shop.layer())
+    monkeypatch.setattr(measure, "SECONDS", 0.1)
+    found = plan.plan(measure=True)
+    assert found.problems == []
+    assert any("took longer than 0 seconds" in note for note in found.notes)
 
 
 def test_steps_that_run_out_of_memory_are_a_problem_of_the_plan(shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -220,6 +220,7 @@ except FinetuneError as error:
     refused = client(hub, "hf_only_reads_things", code=checked)
     assert refused["error"] == "ReadOnlyToken"
     assert "Nothing was trained yet" in refused["hint"]
+    assert "/settings/tokens and set HF_TOKEN to it." in refused["hint"], "signing in would not replace what a variable has"
 
 
 def test_a_file_that_cannot_be_read_is_no_lost_connection() -> None:

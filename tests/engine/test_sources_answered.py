@@ -17,9 +17,11 @@ from finetune.errors import EmptyDataset, FinetuneError, ModelError, RecipeError
 from finetune.events import Progress, Recorder, RowsWritten
 from finetune.recipe import Recipe
 from finetune.runtime import RuntimeOptions
+from finetune.screen.plan_table import review
 from finetune.sources import answered
 from finetune.sources import server as server_module
 from finetune.sources.account import BudgetUsedUp
+from finetune.wizard.asking.prompter import drawn
 
 WORDS = ("cat", "dog", "bird", "fish", "cow", "hen", "fox", "owl")
 
@@ -50,7 +52,7 @@ def file_of(place: Path, rows: list[Any]) -> str:
 
 def layer_of(shop: Workshop, teacher: Any, source: str | None = None, **changes: Any) -> dict[str, Any]:
     data = {"source": source or str(shop.rows), "answers": "teacher", "samples": None, "max_length": 64, "held_out": 0.25}
-    training = {"epochs": 1, "batch_size": 6, "learning_rate": 0.01}
+    training = {"epochs": 1, "batch_size": 6, "learning_rate": 0.01, **changes.pop("training", {})}
     changed = {**data, **changes.pop("dataset", {})}
     return shop.layer(teacher=teacher, dataset=changed, training=training, **changes)
 
@@ -61,6 +63,15 @@ def tuner_of(layer: dict[str, Any], cache: Path) -> LLMFineTuner:
 
 def served(server: CompletionsServer, **more: Any) -> dict[str, Any]:
     return {"server": server.address, "model": MODEL, **more}
+
+
+def test_the_plan_shows_the_passes_that_its_steps_were_counted_for(shop: Workshop, server: CompletionsServer, tmp_path: Path) -> None:
+    tuner = tuner_of(layer_of(shop, served(server), training={"epochs": "auto"}), tmp_path)
+    planned = tuner.plan()
+    assert tuner.recipe.training.epochs == "auto", "the rows are not there yet"
+    assert planned.epochs == 20
+    text = drawn(review(tuner.recipe, planned), 80)
+    assert f"{planned.steps} steps: 20 x {planned.rows} rows, 6 per step" in " ".join(text.split())
 
 
 def test_a_server_answers_the_prompts_of_a_file_and_a_model_learns_it(shop: Workshop, server: CompletionsServer, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: 
     text = shown(runs_picture(find_runs(tmp_path), "."), width)
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.split())
-    assert words.startswith("model Distillation of HuggingFaceTB/SmolLM2-135M-Instruct into 67 % of the layers of")
+    assert words.startswith("model Distillation of HuggingFaceTB/SmolLM2-135M-Instruct into a student with 67 % of its layers on")
     assert "Keeps 93 % [85 %, 102 %] of its teacher: usable. 1.00 times the size" in words
     written_run(tmp_path / "tuned")
     words = " ".join(shown(runs_picture(find_runs(tmp_path), "."), width).split())
@@ -149,7 +149,7 @@ def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: 
 
 @pytest.mark.slow
 def test_the_program_lists_as_text_and_as_json(tmp_path: Path) -> None:
-    assert "There are no runs in ." in cli("runs", folder=tmp_path).stdout
+    assert "There are no runs in this folder." in cli("runs", folder=tmp_path).stdout
     written_run(tmp_path / "model")
     assert cli("runs", folder=tmp_path).stdout.split()[:1] == ["model"]
     (run,) = json.loads(cli("runs", "--json", folder=tmp_path).stdout)["runs"]

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from wizard_answers import BACK, Listening, enter_all_the_way, here
 
-from finetune.errors import DatasetError, FinetuneError, Interrupted, TrainingError
+from finetune.errors import DatasetError, DiskFull, FinetuneError, Interrupted, TrainingError
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
-from finetune.wizard import known_readings, review, unfinished
+from finetune.runtime import RuntimeOptions
+from finetune.wizard import conversation, known_readings, review, unfinished
 from finetune.wizard.asking.prompter import Prompter, Question, ScriptedPrompter, plain
 from finetune.wizard.asking.undo import Answer, Rewind
 from finetune.wizard.conversation import _carry_out, agree
@@ -235,6 +236,22 @@ def test_the_answers_stay_until_the_run_itself_can_be_continued(
     assert bool(kept.farewell()) is kept_after
 
 
+def test_an_error_of_the_run_is_the_last_on_the_screen_and_names_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave("training.batch_size")
+    prompter = enter_all_the_way(unfinished="answers")
+    monkeypatch.setattr(conversation, "_prompter", lambda *_: prompter)
+    monkeypatch.setattr(conversation, "agree", lambda _, __, kept, earlier: kept.keep(earlier.answers, [], {}) or Recipe.from_layers({}))
+    error = DiskFull("The disk is full.", hint="Use fewer rows (--set dataset.samples=20), or choose another --output-dir.")
+    monkeypatch.setattr(review, "prepare", lambda *_: error)
+    with pytest.raises(DiskFull) as raised:
+        conversation.run_wizard(runtime=RuntimeOptions, plain=True)
+    first, *rest = str(raised.value.hint).splitlines()
+    assert first == "Use fewer rows (Rows to use 20, under Dataset), or choose another output folder."
+    assert rest[0].endswith("answers are kept. To continue with them, in this folder:")
+    assert rest[1:] == ["finetune-cli"]
+    assert not any("are kept" in shown for shown in prompter.shown)
+
+
 # The question before STEP 0.
 
 
@@ -254,14 +271,15 @@ def test_answers_of_an_earlier_session_are_offered_by_their_time() -> None:
     assert unfinished.ask(ScriptedPrompter({"unfinished": "new"}), session=earlier) is None
 
 
-def test_a_run_that_was_begun_with_the_answers_is_offered_instead_of_them(workplace: Path) -> None:
+@pytest.mark.parametrize(("stage", "offered"), [("benchmark", ["0", "new"]), ("training", ["0", "answers", "new"])])
+def test_a_run_that_came_further_than_the_answers_is_offered_instead_of_them(workplace: Path, stage: str, offered: list[str]) -> None:
     folder = RunFolder.create(workplace / "mine")
     Recipe.from_layers({"output_dir": "mine"}).save(folder.recipe)
-    folder.write_stage("training")
+    folder.write_stage(stage)
     folder.release()
     prompter = Listening({})
     unfinished.ask(prompter, session=session(output_dir="mine"))
-    assert [choice.value for choice in prompter.offered["unfinished"]] == ["0", "new"]
+    assert [choice.value for choice in prompter.offered["unfinished"]] == offered
     unfinished.ask(prompter, session=session(output_dir="another"))
     assert [choice.value for choice in prompter.offered["unfinished"]] == ["0", "answers", "new"]
 

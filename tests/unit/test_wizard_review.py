@@ -16,9 +16,10 @@ from wizard_answers import BACK, Listening, enter_all_the_way, here
 
 from finetune.data.rows import TooManyBadRows
 from finetune.errors import DatasetError, FinetuneError, UploadError
-from finetune.events import Fanout, Recorder
+from finetune.events import Fanout, Notice, Recorder
 from finetune.recipe import Recipe, UploadSpec, schema
 from finetune.runtime import RuntimeOptions
+from finetune.screen import live_run
 from finetune.wizard import review, step6_upload
 from finetune.wizard.asking.plain import PlainPrompter
 from finetune.wizard.asking.prompter import Question, plain
@@ -37,6 +38,14 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is prepared: the review shows a problem, and starting is not offered."""
     monkeypatch.setattr(review, "prepare", lambda *_: DatasetError("The rows are gone."))
+
+
+def test_the_run_does_not_repeat_what_the_review_showed() -> None:
+    said = Recorder()
+    run = live_run._New(said, ["rows.csv is read as cp1252."])
+    for text in ("rows.csv is read as cp1252.", "Padding token: <pad>"):
+        run.report(Notice(text))
+    assert said.events == [Notice("Padding token: <pad>")]
 
 
 @pytest.mark.usefixtures("no_plan")

@@ -20,7 +20,7 @@ from finetune.wizard import ask_recipe, known_readings, review, step6_upload, te
 from finetune.wizard.asking.prompter import Question, ScriptedPrompter, explanation, hint, plain
 from finetune.wizard.asking.undo import Rewind
 from finetune.wizard.conversation import agree
-from finetune.wizard.faults import in_words, step_of
+from finetune.wizard.faults import in_words, step_of, without_setting
 
 PACKAGE = Path(__file__).parents[2] / "finetune"
 RAW = (
@@ -149,11 +149,18 @@ def test_no_hint_of_the_engine_says_set_in_a_conversation() -> None:
         ("Hold out more (--set dataset.held_out=0.2).", "Hold out more (Held out 0.2, under Training, advanced settings)."),
         ("Rename it. To learn each line as it is: --set dataset.text_as=line", "Rename it."),
         ("Sign in: hf auth login", "Sign in: hf auth login"),
+        ("Free some space, or choose another --output-dir.", "Free some space, or choose another output folder."),
     ],
 )
 def test_a_hint_names_the_question_and_its_step(hint_of_the_engine: str, words: str) -> None:
     assert in_words(hint_of_the_engine) == words
     assert plain(hint(DatasetError("x", hint=hint_of_the_engine))).strip() == words
+
+
+def test_a_note_on_the_data_names_no_setting() -> None:
+    note = "old.csv is read as cp1252. To correct wrong letters: --set dataset.encoding=NAME"
+    assert without_setting(note) == "old.csv is read as cp1252."
+    assert without_setting("Two files are empty.") == "Two files are empty."
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,17 @@ def test_answers_of_ones_own_can_be_left_for_better_ones() -> None:
     assert "written" not in [choice.value for choice in prompter.offered["dataset.reading"]], "it is an advanced setting there"
 
 
+@pytest.mark.parametrize("name", ["fragen.txt", "fragen.csv"])
+def test_lines_of_text_may_be_prompts_for_another_model(name: str) -> None:
+    Path(name).write_text("Frage\n" * name.endswith(".csv") + "".join(f"Wie lang ist der Fluss Nummer {n}?\n" for n in range(20)))
+    recipe, prompter = asked({"dataset.source": "a file", "dataset.file": name, "dataset.reading": "written", **WRITER})
+    assert (recipe.dataset.answers, recipe.teacher and recipe.teacher.model) == ("teacher", "qwen")
+    assert "columns" not in [choice.value for choice in prompter.offered["dataset.reading"]], "there is one"
+    Path("story.txt").write_text("A line.\nAnd another of the same paragraph, and so on.\n\n" * 20)
+    _, prompter = asked({"dataset.source": "a file", "dataset.file": "story.txt"})
+    assert "written" not in [choice.value for choice in prompter.offered["dataset.reading"]]
+
+
 def test_changing_the_mind_leaves_no_writer() -> None:
     recipe, _ = asked({"dataset.source": ["generated", "builtin:python-docs"], "teacher.name": BACK})
     assert (recipe.teacher, recipe.dataset.source) == (None, "builtin:python-docs")
