@@ -107,7 +107,7 @@ def test_of_a_chat_it_is_said_that_times_and_names_are_learned(tmp_path: Path, l
     (tmp_path / "_chat.txt").write_text(said, encoding="utf-8")
     rows = read(tmp_path / "_chat.txt")
     assert "".join(text for (text,) in learned(rows)).count("Ben: ") == len(ROWS)
-    assert rows.facts.notes[0].startswith("_chat.txt looks like a chat, and is learned as it is, with times and names.")
+    assert rows.facts.notes[0].startswith("_chat.txt looks like a chat, and is learned as it is, with the times and names.")
 
 
 @pytest.mark.parametrize(
