@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from gpu_bench import Bench
 from gpu_profile import Kernels
 from timed_parts import DEVICE, Part, Parts, fresh, installed, peak, seconds
 from torch import Tensor, nn
 
 from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
 from finetune.training.head import Head
-
-if TYPE_CHECKING:
-    from gpu import Bench
 
 Loss = Callable[[Tensor, Tensor, Tensor], Any]
 VOCABULARIES = (49_152, 50_257, 128_256, 262_144)  # the second as GPT-2's: rows of an odd length, which kernels like less
