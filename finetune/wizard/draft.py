@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -91,6 +91,11 @@ def field_of(draft: Mapping[str, Any], key: str) -> FieldInfo:
     return field
 
 
+def _is_list(kind: Any) -> bool:
+    """Whether a type is a list, also one with a condition."""
+    return get_origin(kind) is list or (get_origin(kind) is Annotated and _is_list(get_args(kind)[0]))
+
+
 def ask_field(
     draft: Draft,
     prompter: Prompter,
@@ -111,7 +116,7 @@ def ask_field(
     """
     field, now = field_of(draft, key), get(draft, key)
     name = label(key.rpartition(".")[2], field)
-    names = any(get_origin(option) is list for option in (field.annotation, *get_args(field.annotation)))
+    names = any(map(_is_list, (field.annotation, *get_args(field.annotation))))
     between = usual(field) if only_usual else None
 
     def wrong(answer: Any) -> str | None:

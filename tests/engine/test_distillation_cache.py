@@ -277,7 +277,7 @@ class TestChoice:
     def test_no_room_means_online(self) -> None:
         choice = self.chosen(trains=True, free=10**9 + 10)
         assert choice.kind == "none"
-        assert "are needed" in choice.reason
+        assert "is needed" in choice.reason
 
     def test_what_is_on_the_disk_already_needs_no_room(self) -> None:
         size = self.chosen().bytes
