@@ -12,6 +12,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from pico import apart
 from safetensors.torch import load_file
 from workshop import Workshop
 
@@ -47,7 +48,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """The steps, and the largest differences of a step's loss (as a share of it), of a weight and of a score, where there are scores."""
+    """The steps, and the largest difference of a step's loss (as a share of it) and of a score, where there are scores.
+
+    `weight` is the root mean square of the differences of all weights.
+    """
 
     steps: int
     loss: float
@@ -89,7 +93,7 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> Found:
     weights = [load_file(next(Path(layer["output_dir"]).glob("*.safetensors"))) for layer in (one, other)]
     assert weights[0].keys() == weights[1].keys()
     assert all(tensor.shape == weights[1][name].shape for name, tensor in weights[0].items())
-    weight = max(float((tensor - weights[1][name]).abs().max()) for name, tensor in weights[0].items())
+    weight = apart(*weights)
     loss = max(abs(a - b) / max(1.0, abs(a)) for a, b in zip(*losses, strict=True))
     return Found(len(losses[0]), loss, weight, difference_of_scores(one, other))
 
