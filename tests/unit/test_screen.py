@@ -254,6 +254,7 @@ class Figures:
     held_out_rows: int = 45
     tokens: int = 61_000
     steps: int = 51
+    epochs: float | None = None
     parameters: int = 139_400_000
     trainable_parameters: int = 4_884_480
     memory: dict[str, int] = field(
