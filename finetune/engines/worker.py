@@ -1,7 +1,7 @@
 """One of the processes that train: `python -m finetune.engines.worker WORKPLACE`, with the variables that torchrun sets.
 
 It makes the training of its order again and trains a share of it. The first worker reports, and writes the checkpoints. Or it runs a
-teacher over its share of the rows: see asked.py.
+teacher over its share of the rows: see teacher_shards.py.
 """
 
 from __future__ import annotations

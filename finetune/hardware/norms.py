@@ -24,14 +24,11 @@ def use_fused_norms(model: nn.Module) -> None:
 
 def fuse_norms(model: nn.Module, device: str = "cuda") -> None:
     """The same on any kind of device."""
-    known: dict[type, bool] = {}
     for module in model.modules():
         kind = type(module)
-        if "RMSNorm" in kind.__name__ and kind is not nn.RMSNorm and "forward" not in vars(module):  # which a wrapper may have set
-            if kind not in known:
-                known[kind] = _is_plain(module)
-            if known[kind]:
-                module.forward = partial(rms_norm, module, device)
+        unchanged = "forward" not in vars(module)  # which a wrapper may have set
+        if "RMSNorm" in kind.__name__ and kind is not nn.RMSNorm and unchanged and _is_plain(module):
+            module.forward = partial(rms_norm, module, device)
 
 
 def rms_norm(module: Any, device: str, states: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pico import NAMES, arguments, pico, pico_rows
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.gemma4.modeling_gemma4 import Gemma4RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
@@ -74,6 +75,15 @@ def test_norms_with_another_weight_or_a_gate_stay_as_they_are() -> None:
     for model in (gated, gemma, nn.RMSNorm(8), nn.LayerNorm(8)):
         fuse_norms(model, "cpu")
         assert not fused(model)
+
+
+def test_norms_without_a_weight_beside_norms_of_the_same_class_with_one_stay_as_they_are() -> None:
+    weighted, bare = Gemma4RMSNorm(8), Gemma4RMSNorm(8, with_scale=False)  # of queries, and of values
+    states = torch.randn(2, 8)
+    expected = bare(states)
+    fuse_norms(model := nn.ModuleList([weighted, bare]), "cpu")
+    assert fused(model) == ["0"]
+    assert torch.equal(bare(states), expected)
 
 
 def test_states_of_another_dtype_or_device_take_the_model_s_own_way() -> None:
