@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import finetune
+
 # -P and PYTHONSAFEPATH came with Python 3.11; before, the first place to look is the folder in which the process starts: one of ours.
 # The rest is done where this process is, so that relative paths mean the same. This package comes first, the working folder last.
 START = """
@@ -31,7 +33,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 def python_command(module: str, *arguments: str) -> list[str]:
     """The words of `python -m module arguments`, to be started in an empty folder."""
-    folder, home = os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder, home = os.getcwd(), os.path.dirname(os.path.dirname(os.path.abspath(finetune.__file__)))
     path = sorted((os.path.abspath(place) for place in sys.path if place), key=lambda place: place == folder)
     return [sys.executable, "-c", START, module, json.dumps(path), home, folder, *arguments]
 

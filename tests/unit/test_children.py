@@ -59,6 +59,14 @@ def test_a_child_runs_nothing_of_the_working_folder(
     assert not (theirs / "RUN").exists()
 
 
+def test_a_child_finds_this_package_where_nothing_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "told.py").write_text("import finetune\nprint(finetune.__file__)\n")
+    elsewhere = [place for place in sys.path if place and not (Path(place) / "finetune").is_dir()]  # as in a notebook in a checkout
+    monkeypatch.setattr(sys, "path", [str(tmp_path), "", *elsewhere])
+    child = python_child(["told"], tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.communicate(timeout=60) == (f"{finetune.__file__}\n", "")
+
+
 def test_the_program_in_a_checkout_takes_libraries_for_what_they_are(theirs: Path) -> None:
     (theirs / "finetune.py").unlink()
     (theirs / "finetune").symlink_to(ROOT / "finetune")
