@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
 LONGEST = 4000  # characters of a message or hint; the longest hint lists the keys of a recipe
@@ -65,7 +64,7 @@ class FinetuneError(Exception):
         self.message = _fit(message)
         self.hint = hint and _fit(hint)
         super().__init__(self.message)
-        if sys.version_info >= (3, 11) and self.hint:
+        if self.hint:
             self.add_note(self.hint)  # a traceback shows it below the message
 
 

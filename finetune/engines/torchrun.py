@@ -188,7 +188,7 @@ def why(failures: list[tuple[str, dict[str, Any]]], folder: RunFolder, *, asked:
         return _ended(by_signal[0], asked, again)
     which = f"process {ends[0]['rank']} ended with exit code {ends[0]['code']}" if ends else "the processes could not be started"
     if not ends and code < 0:
-        which = f"what starts the processes was ended by {signal.Signals(-code).name}"
+        which = f"the launcher was ended by {signal.Signals(-code).name}"
     return TrainingError(f"{what} failed: {which}.", hint=f"The details are in {folder.debug_log}. {again}")
 
 

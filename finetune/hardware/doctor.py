@@ -35,7 +35,7 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
     """Python, packages, hardware, measured speed, Hub and sign-in state; about three seconds, most of them importing torch."""
     seen = glance(runtime.cache_dir)
     return [
-        ("python", f"{platform.python_version()} ({sys.executable})", sys.version_info >= (3, 10)),
+        ("python", f"{platform.python_version()} ({sys.executable})", sys.version_info >= (3, 11)),
         ("finetune-cli", __version__, True),
         *(_package(name, needed=True) for name in PACKAGES),
         _package("bitsandbytes", needed=False),

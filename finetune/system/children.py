@@ -18,8 +18,8 @@ from typing import Any
 
 import finetune
 
-# -P and PYTHONSAFEPATH came with Python 3.11; before, the first place to look is the folder in which the process starts: one of ours.
-# The rest is done where this process is, so that relative paths mean the same. This package comes first, the working folder last.
+# The process starts in a folder of ours and goes on where this one is, so that relative paths mean the same. This package comes first, the
+# working folder last.
 START = """
 import json, os, runpy, sys, typing
 module, path, home, folder, *sys.argv[1:] = sys.argv[1:]

@@ -89,7 +89,6 @@ def test_the_calls_that_users_know_give_the_run_of_a_recipe(shop: Workshop) -> N
     assert adapters[0] == adapters[1]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes of exceptions are newer")
 def test_a_traceback_shows_what_to_do_next() -> None:
     with pytest.raises(RecipeError) as refused:
         finetune.Recipe.from_layers({"training": {"epochs": "many"}})

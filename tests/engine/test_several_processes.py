@@ -203,7 +203,7 @@ FAILED = {"what": "error", "name": "TrainingError", "at": 1.0, "facts": {"messag
         ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 1, "code": -9}})], "Training process 1 was ended by SIGKILL."),
         ([("0", LEFT), ("launcher", {**ENDED, "facts": {"rank": 1, "code": 3}})], "Training failed: process 1 ended with exit code 3."),
         ([("launcher", {**ENDED, "facts": {"rank": 1, "code": -15}})], "Training process 1 was ended by SIGTERM."),
-        ([], "Training failed: what starts the processes was ended by SIGTERM."),
+        ([], "Training failed: the launcher was ended by SIGTERM."),
     ],
     ids=["on another node", "by an error", "by the system", "otherwise", "by somebody", "with their launcher"],
 )
