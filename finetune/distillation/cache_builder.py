@@ -319,7 +319,9 @@ def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, 
             kept[part], stop = shard, part.stop
     if kept and index.written_with:
         if said := differences(index.written_with, answers.written_with):
-            reporter.report(Notice(f"The teacher's outputs in {folder} were written elsewhere ({said}): last digits can differ."))
+            reporter.report(
+                Notice(f"The teacher's outputs in {folder} were written under other conditions ({said}): last digits can differ.")
+            )
         answers.written_with = index.written_with
     if shares or len(kept) < len(index.shards):
         answers.index(kept).write(folder)
