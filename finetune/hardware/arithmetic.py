@@ -28,4 +28,4 @@ def arithmetic(device: str | torch.device) -> dict[str, Any]:
 def differences(then: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """What was another, in words; empty if nothing was, or nobody knows."""
     pairs = {name: (value, here.get(name)) for name, value in then.items()}
-    return ", ".join(f"{name} {before}, here {now or 'none'}" for name, (before, now) in pairs.items() if before != now)
+    return "; ".join(f"{name} {before}, here {now or 'none'}" for name, (before, now) in pairs.items() if before != now)

@@ -129,7 +129,7 @@ def test_what_another_arithmetic_wrote_is_used_and_said(tmp_path) -> None:
         recorder = Recorder()
         build_cache("hidden", pico("llama"), pico_rows(4), tmp_path, reporter=recorder)
         said.append([notice.text for notice in recorder.of(Notice)])
-    words = f"(threads 64, here {torch.get_num_threads()}, torch 2.0.1, here {index['written_with']['torch']})"
+    words = f"(threads 64, here {torch.get_num_threads()}; torch 2.0.1, here {index['written_with']['torch']})"
     told = f"The teacher's outputs in {tmp_path} were written under other conditions {words}: last digits can differ."
     assert said == [[], [told], [told], []]
 
