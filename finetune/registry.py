@@ -143,13 +143,13 @@ def load(kind: str, name: str) -> Any:
 
 
 def code_of(kind: str, name: str) -> str:
-    """A hash of the file with the class of another package, for the keys of caches that hold what it made; empty for what is built in,
-    whose caches have a version.
+    """A hash of the file of something of another package, for the keys of caches that hold what it made; "" for what is built in.
+
+    The caches of what is built in have a version.
     """
     if name in BUILT_IN.get(kind, {}):
         return ""
-    made = load(kind, name)
-    file = sys.modules[(made if isinstance(made, type) else type(made)).__module__].__file__
+    file = getattr(sys.modules[load(kind, name).__module__], "__file__", None)  # of a class, a function, or an object's class
     return hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()
 
 

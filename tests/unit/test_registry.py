@@ -164,17 +164,19 @@ def test_a_format_that_is_installed_or_changed_reads_rows_again_that_are_cached(
     assert read().fingerprint == plain.fingerprint, "a format that did not read these rows changes nothing about them"
 
 
+@pytest.mark.parametrize("kind", ["class", "def"])
 def test_scores_of_a_metric_that_has_changed_are_not_those_in_the_cache(
-    outside: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, outside: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    outside["metrics"] = {"mine": "metric_mine:Mine"}
-    (tmp_path / "metric_mine.py").write_text("class Mine: pass\n")
+    outside["metrics"] = {"mine": f"metric_{kind}:Mine"}
+    file = tmp_path / f"metric_{kind}.py"
+    file.write_text(f"{kind} Mine(): pass\n")
 
     def key(*metrics: str) -> str:
         return base_key("model", "rows", BenchmarkSpec(metrics=list(metrics)), seed=1, digits={"dtype": "float32"})
 
     ours, theirs = key("rouge"), key("mine")
-    (tmp_path / "metric_mine.py").write_text("class Mine: 'better'\n")
+    file.write_text(f"{kind} Mine(): 'better'\n")
     assert key("mine") != theirs
     assert key("rouge") == ours
