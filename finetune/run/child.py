@@ -2,7 +2,7 @@
 
 answer(lambda order, say: say(ready=True))
 
-`finetune.children.python_child` starts such a process.
+`finetune.system.children.python_child` starts such a process.
 """
 
 from __future__ import annotations

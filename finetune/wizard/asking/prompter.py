@@ -21,7 +21,7 @@ from finetune.wizard.explained import more_about
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of wizard/terminal.py
+Fragments = list[tuple[str, str]]  # (style, text) pairs; the styles are those of terminal.py
 Check = Callable[[str], "str | None"]  # the sentence that says what is wrong, or None
 Complete = Callable[[str], Sequence[str]] | None  # completions of the text so far, where anything is known
 Read = Callable[[str], str]  # the answer that a line of text means

@@ -3,7 +3,7 @@
     asked = questionary.select("Method", [questionary.Choice(choice.title, choice.value) for choice in choices])
     keys = add_notes(asked, choices, width=lambda: 80, height=lambda: 12)
 
-wizard/terminal.py adds help and the keys that all questions have. prompt_toolkit's ThreadedCompleter (`complete_in_thread`) will not do
+terminal.py adds help and the keys that all questions have. prompt_toolkit's ThreadedCompleter (`complete_in_thread`) will not do
 for suggestions: an answered question would wait until the Hub has answered too.
 """
 
