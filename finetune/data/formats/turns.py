@@ -262,7 +262,7 @@ def _said(turn: dict[str, Any], role: str, column: str) -> Iterator[Message]:
             return
         if not isinstance(turn.get("text"), str):
             raise RowProblem(f"column {column}.content is missing")
-        text = turn["text"]  # of Claude's answers that were stopped there are no parts
+        text = turn["text"]  # an answer of Claude that was stopped has no parts
     message: Message = {"role": "assistant" if role == "call" else role, "content": text or ""}
     if message["role"] == "assistant":
         if not flags.is_to_learn(turn, column):
