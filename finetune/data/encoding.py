@@ -22,6 +22,8 @@ UNREADABLE = "finetune.unreadable"  # the handler of decoding errors: half a sur
 BROKEN = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is no UTF-8
 WINDOWS = "cp1252"  # of western Europe, where nothing speaks for another
 FEW_LETTERS = 10
+FEWEST_WORDS, FEWEST_LETTERS = 2, 3  # that cp1252 would read otherwise
+WORD = re.compile(r"[^\W\d_]{2,}")
 OTHER = re.compile("[\u0370-\u1dff]+")  # letters of Greek, Cyrillic, Hebrew, Arabic, Thai
 MIXED = re.compile("[A-Za-z][\u0370-\u1dff]+|[\u0370-\u1dff]+[A-Za-z]")  # with ours in one word: the guess is wrong
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
@@ -109,7 +111,16 @@ def _old_page(text: bytes) -> str:
     if guess is None or guess.startswith(("ascii", "utf")):
         return WINDOWS
     letters = sample.decode(guess, "ignore")
-    return WINDOWS if 2 * len(MIXED.findall(letters)) > len(OTHER.findall(letters)) else guess
+    unlikely = 2 * len(MIXED.findall(letters)) > len(OTHER.findall(letters))
+    return WINDOWS if unlikely or not _is_a_language(letters, guess) else guess
+
+
+def _is_a_language(text: str, page: str) -> bool:
+    """Whether words speak for a page: a few, or many letters. Prices in £ and a naïve word among English ones do not."""
+    words = {word.lower() for word in WORD.findall(text) if not word.isascii()}
+    letters = {letter for word in words for letter in word if not letter.isascii()}
+    others = {letter for letter in letters if letter.encode(page, "ignore").decode(WINDOWS, "ignore") != letter}
+    return sum(not others.isdisjoint(word) for word in words) >= FEWEST_WORDS or len(others) >= FEWEST_LETTERS
 
 
 def _broken_bytes(text: str) -> int:

@@ -31,7 +31,7 @@ from finetune.run_context import RunContext
 from finetune.system import storage
 from finetune.system.paths import typed_path
 from finetune.training.checkpoints import KEPT
-from finetune.training.step_count import CPU_TOKENS, divided, steps_of
+from finetune.training.step_count import CPU_TOKENS, divided, rows_of_step, steps_of
 
 # Share of the measured matrix-product rate that training reaches; the faster the products, the more everything else counts.
 EFFICIENCY: dict[str, dict[str, float]] = {
@@ -61,7 +61,8 @@ class Plan:
     way. `alignment` says of each teacher with another tokenizer how much of the text it can speak about. `stages` are the `seconds` of each
     stage of the run. `rounds` are the layers and steps of each round of a run that has several; the memory is then that of the largest.
     Memory is that of each of the `processes`, which share the rows of a step; `gpus` is how many could. `whole_on` is the device on which
-    the model is scored. `epochs` are the passes that `steps` were counted for, also where the recipe says auto.
+    the model is scored. `epochs` are the passes that `steps` were counted for, also where the recipe says auto. `step_rows` are
+    the rows of a step in all, of a long text the blocks.
     """
 
     model: str
@@ -99,6 +100,7 @@ class Plan:
     grading: dict[str, Any] | None = None
     stages: dict[str, float] = field(default_factory=dict)
     epochs: float | None = None
+    step_rows: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -262,6 +264,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         problems=problems,
         methods=methods,
         epochs=spec.passes,
+        step_rows=min(rows_of_step(spec), report.train_sequences),
         linear_share=learning.share,
         notes=[note for note in listed if note],
         measured=dict(measured) or None,

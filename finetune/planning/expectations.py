@@ -102,8 +102,8 @@ def _few_steps(context: RunContext) -> str | None:
         return None
     smaller = steps_of(spec.model_copy(update={"batch_size": SMALL_BATCH, "gradient_accumulation": 1}), rows)
     one = "" if spec.gradient_accumulation == 1 else " --set training.gradient_accumulation=1"
-    better = f"training.batch_size={SMALL_BATCH}{one} makes {smaller}" if smaller >= FEW_STEPS else "training.epochs=auto makes more"
-    return f"In {counted(steps, 'step')} a model changes little: --set {better}."
+    better = f"{smaller}: --set training.batch_size={SMALL_BATCH}{one}" if smaller >= FEW_STEPS else "more: --set training.epochs=auto"
+    return f"In {counted(steps, 'step')} a model changes little; for {better}."
 
 
 def _too_few(context: RunContext) -> str | None:
@@ -120,10 +120,11 @@ def _too_few(context: RunContext) -> str | None:
     if alone >= FEWEST_ROWS:
         return f"{said} (--set benchmark.rows={min(ENOUGH, report.held_out)})."
     wanted = math.ceil(100 * ENOUGH * report.held_out / alone / max(1, report.train + report.held_out)) / 100
-    if recipe.dataset.eval_split is None and wanted <= MOST_HELD_OUT:
+    own = recipe.dataset.eval_split is None  # rows of another split are as many as it has, whatever is trained on
+    if own and wanted <= MOST_HELD_OUT:
         return f"{said} (--set dataset.held_out={wanted:g})."
     used = report.train + report.held_out + report.deciding
     more = min(used + report.not_asked, math.ceil(ENOUGH * used / alone))
-    if more * alone >= FEWEST_ROWS * used:
+    if own and more * alone >= FEWEST_ROWS * used:
         return f"{said} (--set dataset.samples={more})."
     return f"{said}. Add rows{' with other prompts' if alone < report.held_out else ''} to the data."

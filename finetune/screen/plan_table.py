@@ -23,6 +23,7 @@ from finetune.registry import title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about, briefly
+from finetune.training.step_count import rows_of_step
 
 LEAST_SHOWN = 0.02  # of the time
 CACHES = {
@@ -95,7 +96,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
         yield "Graded", _graded(plan.grading)
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     passes = f"{f'{len(plan.rounds)} x ' if plan.rounds else ''}{plan.epochs or training.passes:g}"
-    together = count(min(training.batch_size * training.gradient_accumulation, plan.rows))
+    together = count(plan.step_rows or rows_of_step(training))
     yield "Training", f"{_steps(plan.steps)}: {passes} x {count(plan.rows)} rows, {together} per step"
     if plan.processes > 1 or plan.gpus > 1:
         shared = f", which share the {together} rows of each step" if plan.processes > 1 else f" of {plan.gpus}"

@@ -34,6 +34,7 @@ from finetune.benchmark.names import (
 )
 from finetune.benchmark.report import ranks_in_words
 from finetune.benchmark.student import verdict_on
+from finetune.errors import RecipeError
 from finetune.export.offer import in_reach, usual_type
 from finetune.formatting import count, size, strip_control_chars
 from finetune.publish.elsewhere import in_short
@@ -181,10 +182,16 @@ def _sample(answer: Answer, width: int) -> list[RenderableType]:
     return [Text(_clip(answer.prompt, 2 * width - 10), style="quiet"), texts, Text("")]
 
 
-def train_further(output_dir: Path) -> str:
-    """The command that repeats a run from its result on."""
-    words = ["run", output_dir / "run" / "recipe.yaml", "--set", f"model={output_dir}", "--output-dir", free_name(output_dir)]
-    return f"{command_name()} {joined(words)}"
+def train_further(output_dir: Path) -> str | None:
+    """The command that repeats a run from its result on, without rounds, which begin at a teacher; None without a readable recipe."""
+    recipe = RunFolder(output_dir).recipe
+    try:
+        rounds = Recipe.load(recipe).distillation.in_rounds
+    except RecipeError:
+        return None
+    changes = [f"model={output_dir}", *([f"distillation.{rounds}=null"] if rounds else [])]
+    settings = [word for change in changes for word in ("--set", change)]
+    return f"{command_name()} {joined(['run', recipe, *settings, '--output-dir', free_name(output_dir)])}"
 
 
 def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:

@@ -120,6 +120,27 @@ def test_the_plan_proposes_a_larger_share_where_that_gives_enough_rows(tmp_path:
     assert any(warning.endswith("(--set dataset.samples=100).") for warning in warnings), "the file has more"
 
 
+def test_of_a_small_other_split_more_rows_to_train_on_are_not_proposed(tmp_path: Path, shop: Workshop) -> None:
+    for split, words in (("train", [f"say {n}" for n in range(60)]), ("test", [f"tell {n}" for n in range(5)])):
+        rows = [{"prompt": word, "completion": f"{word} abc"} for word in words]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    layer = shop.layer(benchmark={"rows": 50}, training=LONG)
+    layer["dataset"] |= {"source": str(tmp_path), "eval_split": "test", "samples": 40}
+    (warning,) = shop.tuner(layer).plan().warnings
+    assert warning == "5 held-out rows are too few to judge the result: 8 would do, 20 are better. Add rows to the data."
+
+
+def test_a_step_over_the_blocks_of_a_long_text_has_as_many_as_the_recipe_says(tmp_path: Path, shop: Workshop) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"{letter}bc def " * 200}) + "\n" for letter in "ghij"))
+    layer = shop.layer()
+    layer["dataset"] |= {"source": str(texts)}
+    plan = shop.tuner(layer).plan()
+    assert plan.rows == 3
+    assert plan.step_rows == 6, "blocks, of which there are more than texts"
+    assert shop.tuner(shop.layer(training={"epochs": 2, "batch_size": 64})).plan().step_rows == 24, "all rows there are"
+
+
 @pytest.mark.parametrize(("layers", "warned"), [(2, True), (0.4, True), (3, False)])
 def test_the_plan_says_that_a_student_is_cut_too_small(shop: Workshop, layers: float, warned: bool) -> None:
     deep = shop.folder / "deep"

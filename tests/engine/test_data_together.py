@@ -129,9 +129,9 @@ def test_the_plan_says_how_long_rows_may_be_so_that_answers_have_their_ends(tmp_
     ("training", "said"),
     [
         ({"batch_size": 6}, None),
-        ({"batch_size": 8, "gradient_accumulation": 32}, "batch_size=4 --set training.gradient_accumulation=1 makes 48."),
-        ({"batch_size": 200}, "batch_size=4 makes 48."),
-        ({"batch_size": 200, "epochs": 0.01}, "epochs=auto makes more."),
+        ({"batch_size": 8, "gradient_accumulation": 32}, "48: --set training.batch_size=4 --set training.gradient_accumulation=1."),
+        ({"batch_size": 200}, "48: --set training.batch_size=4."),
+        ({"batch_size": 200, "epochs": 0.01}, "more: --set training.epochs=auto."),
     ],
 )
 def test_the_plan_says_that_so_few_steps_change_little(training: dict[str, Any], said: str | None, tmp_path: Path, shop: Workshop) -> None:
@@ -139,7 +139,7 @@ def test_the_plan_says_that_so_few_steps_change_little(training: dict[str, Any],
     layer = shop.layer(benchmark={"rows": 20}, training={"epochs": 2, **training})
     layer["dataset"] |= {"source": str(write(tmp_path / "rows.jsonl", rows)), "held_out": 0.2}
     steps = "1 step" if "epochs" in training else "2 steps"
-    assert shop.tuner(layer).plan().warnings == ([f"In {steps} a model changes little: --set training.{said}"] if said else [])
+    assert shop.tuner(layer).plan().warnings == ([f"In {steps} a model changes little; for {said}"] if said else [])
 
 
 @pytest.mark.parametrize("times", [1, 6])

@@ -181,6 +181,13 @@ def test_chosen_columns_need_no_known_names() -> None:
     assert detect(list(row), [row], ColumnsSpec(text="antwort"), "a").to_messages(row) == [{"role": "text", "content": "b"}]
 
 
+def test_a_mark_behind_the_answer_does_not_make_choices_unclear() -> None:
+    row = {"question": "Which?", "options": ["red", "green", "blue"], "answer": "Blue, since it is the sky.", "label": 1}
+    assert detect(list(row), [row], None, "a").to_messages(row) == [user("Which?"), assistant("Blue, since it is the sky.")]
+    row = {"question": "Which?", "options": ["red", "green", "blue"], "label": 1, "target": "blue"}
+    assert detect(list(row), [row], None, "a").to_messages(row)[1] == assistant("C. blue"), "another column says it"
+
+
 def test_an_answer_that_names_an_empty_choice_is_none_of_them() -> None:
     row = {"question": "Which?", "A": "red", "B": "blue", "C": "", "answer": "C"}
     found = detect(list(row), [row | {"answer": "B"}], None, "a.csv")

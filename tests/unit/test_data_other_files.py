@@ -154,7 +154,7 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
         ("cp1252", "Où est la clé n° {} ? À côté"),
         ("cp1251", "Где заказ {}?"),
         ("cp1250", "Kde je moje objednávka číslo {}? Přišla už včera odpoledne?"),
-        ("cp1250", "Hol van a {}. rendelésem? Kérem, küldjék el még ma, köszönöm szépen."),
+        ("cp1250", "Hol van a {}. rendelésem? Kérem, küldjék el még ma, előre is köszönöm a segítőkész választ."),
         ("cp1253", "Η παραγγελία {} δεν έχει έρθει ακόμη. Πότε θα έρθει, παρακαλώ?"),
         ("cp1254", "{} numaralı siparişim nerede? Lütfen bugün gönderin, teşekkür ederim."),
         ("cp1255", "איפה ההזמנה שלי מספר {}? תודה רבה."),
@@ -163,6 +163,10 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
         ("gb18030", "我的订单{}在哪里？请今天发货，谢谢。"),
         ("cp949", "제 주문 {}번은 어디에 있습니까? 오늘 보내 주세요."),
         ("cp1252", "Where is order {}? It’s “late” – and costs £5."),
+        ("cp1252", "The price of {} is £20, or 25 €."),
+        ("cp1252", "A naïve view of an area of {} m²"),
+        ("cp1252", "¥{} for a bag of jalapeños"),
+        ("cp1252", "It was {} °C outside."),
     ],
 )
 def test_letters_of_old_encodings_are_told_by_the_language_they_make(tmp_path: Path, encoding: str, question: str) -> None:

@@ -262,6 +262,17 @@ def test_claudes_conversations_are_read(tmp_path: Path) -> None:
     assert "1 row is left out: the conversation is empty." in rows.facts.notes
 
 
+def test_an_answer_of_claude_that_was_stopped_before_its_first_word_costs_no_other(tmp_path: Path) -> None:
+    stopped = claude(("human", [part("Hi")]), ("assistant", []), ("human", [part("Still there?")]), ("assistant", [part("Yes.")]))
+    stopped["chat_messages"][1]["text"] = ""
+    alone = {**stopped, "chat_messages": stopped["chat_messages"][:2]}
+    (tmp_path / "conversations.json").write_text(json.dumps([stopped, alone]))
+    rows = read(tmp_path / "conversations.json")
+    assert learned(rows) == [("Hi", "", "Still there?", "Yes.")]
+    assert rows.facts.skipped == 0
+    assert "1 row is left out: no question is answered." in rows.facts.notes
+
+
 # Columns that nobody knows.
 
 

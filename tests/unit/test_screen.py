@@ -255,6 +255,7 @@ class Figures:
     tokens: int = 61_000
     steps: int = 51
     epochs: float | None = None
+    step_rows: int | None = None
     parameters: int = 139_400_000
     trainable_parameters: int = 4_884_480
     memory: dict[str, int] = field(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from rich.console import Console, RenderableType
 from finetune.recipe import Recipe
 from finetune.run.finetuner import RunResult
 from finetune.screen.console import THEME
-from finetune.screen.results import samples, scores_table, show_results
+from finetune.screen.results import samples, scores_table, show_results, train_further
 
 SCORES: dict[str, Any] = {
     "rows": 45,
@@ -174,3 +176,17 @@ def test_three_samples_show_reference_before_and_after() -> None:
 
 def test_a_models_words_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in drawn(samples(SCORES, 80))
+
+
+@pytest.mark.parametrize("how", [{"rounds": [20, 15]}, {"until": {"retention": 0.9}}, {}])
+def test_the_command_that_trains_a_result_further_is_a_recipe_that_can_be_run(how: dict[str, Any], tmp_path: Path) -> None:
+    student = {"from_teacher": {"layers": 15}}
+    recipe = Recipe.from_layers({"approach": "distillation", "model": student, "distillation": how, "output_dir": str(tmp_path)})
+    (tmp_path / "run").mkdir()
+    recipe.save(tmp_path / "run" / "recipe.yaml")
+    words = shlex.split(train_further(tmp_path) or "")
+    settings = [word for before, word in pairwise(words) if before == "--set"]
+    further = Recipe.load(words[words.index("run") + 1], overrides=settings)
+    assert (further.model, further.distillation.in_rounds) == (str(tmp_path), None)
+    (tmp_path / "run" / "recipe.yaml").write_text("nonsense: 1\n")
+    assert train_further(tmp_path) is None

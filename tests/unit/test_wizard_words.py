@@ -148,6 +148,10 @@ def test_no_hint_of_the_engine_says_set_in_a_conversation() -> None:
         ("To skip them: --set dataset.bad_rows=0.2", "To skip them: `dataset.bad_rows: 0.2` in a recipe that you save and run"),
         ("Hold out more (--set dataset.held_out=0.2).", "Hold out more (Held out 0.2, under Training, advanced settings)."),
         ("Rename it. To learn each line as it is: --set dataset.text_as=line", "Rename it."),
+        (
+            "For 20: --set training.batch_size=4 --set training.gradient_accumulation=1.",
+            "For 20: Batch size 4 (Training) and Gradient accumulation 1 (Training, advanced settings).",
+        ),
         ("Sign in: hf auth login", "Sign in: hf auth login"),
         ("Free some space, or choose another --output-dir.", "Free some space, or choose another output folder."),
     ],

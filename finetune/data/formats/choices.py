@@ -63,11 +63,20 @@ class MultipleChoice:
             return None
         given = find_column([column for column in columns if column != question], *GIVEN)
         free = [column for column in columns if column not in (question, given, *choices)]
-        for right in [column for name in RIGHT if (column := _named(free, name)) is not None]:
+        unclear: UnknownFormat | None = None
+        named = dict.fromkeys(column for name in RIGHT if (column := _named(free, name)) is not None)
+        for number, right in enumerate(named):
+            try:
+                first = _first(right, choices, sample)
+            except UnknownFormat as error:
+                unclear = error if number == 0 else unclear  # behind another answer it may be a mark, such as label: 1
+                continue
             beside = Beside.find(columns, sample, [question, given, right, *choices])
-            found = cls(question, choices, right, _first(right, choices, sample), given, beside)
+            found = cls(question, choices, right, first, given, beside)
             if 2 * sum(bool(found.answers(row)) for row in sample) >= len(sample):
                 return found
+        if unclear:
+            raise unclear
         return None
 
     def answers(self, row: Mapping[str, Any]) -> list[str]:

@@ -260,7 +260,9 @@ def _said(turn: dict[str, Any], role: str, column: str) -> Iterator[Message]:
     if text is None and not calls and not thought.strip():
         if said.results:
             return
-        raise RowProblem(f"column {column}.content is missing")
+        if not isinstance(turn.get("text"), str):
+            raise RowProblem(f"column {column}.content is missing")
+        text = turn["text"]  # an answer of Claude that was stopped has no parts
     message: Message = {"role": "assistant" if role == "call" else role, "content": text or ""}
     if message["role"] == "assistant":
         if not flags.is_to_learn(turn, column):
