@@ -22,6 +22,7 @@ from finetune.models.templates.chat_template import answer_ends, render_chat
 
 GENERATION = "generation_config.json"
 READS = 2048  # tokens: what older versions of Ollama read if a Modelfile does not say; newer ones read 4096. They cut the rest, silently
+NEWER = 4096  # as many as newer ones read; the Modelfile takes none away
 SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"}
 USUAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}  # where nothing is said; Ollama takes others then
 
@@ -82,7 +83,7 @@ def modelfile(name: str, asked: PromptFormat, home: Path, licence: str | None) -
         lines.append(f'SYSTEM """{system}"""')
     lines += [f"PARAMETER {key} {value}" for key, value in _sampling(home).items()]
     if asked.longest > READS:
-        lines.append(f"PARAMETER num_ctx {-(-asked.longest // 1024) * 1024}")
+        lines.append(f"PARAMETER num_ctx {max(NEWER, -(-asked.longest // 1024) * 1024)}")
     ends = [*answer_ends(tokenizer), *(str(tokenizer.convert_ids_to_tokens(each)) for each in ends_of(home))]
     lines += [f'PARAMETER stop "{end}"' for end in dict.fromkeys(ends)]
     if licence:

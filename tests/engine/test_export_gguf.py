@@ -283,7 +283,10 @@ def test_ollama_gets_the_chat_the_ends_and_the_sampling(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("longest", "said"), [(2048.0, None), (2049.0, "PARAMETER num_ctx 3072"), (8192.0, "PARAMETER num_ctx 8192")])
+@pytest.mark.parametrize(
+    ("longest", "said"),
+    [(2048.0, None), (2049.0, "PARAMETER num_ctx 4096"), (4097.0, "PARAMETER num_ctx 5120"), (8192.0, "PARAMETER num_ctx 8192")],
+)
 def test_ollama_reads_as_much_as_the_longest_row_has(longest: float, said: str | None, tmp_path: Path) -> None:
     run = run_of("llama", tmp_path)
     run.write_json(run.data_report, {**run.read_json(run.data_report), "length": {"max": longest}})
