@@ -84,7 +84,11 @@ def _compare(a: Run, b: Run) -> Comparison:
         a=str(a.folder.output_dir),
         b=str(b.folder.output_dir),
         recipe=_differences(a.recipe, b.recipe),
-        surroundings={key: pair for key, pair in _differences(*environments).items() if key.startswith(SURROUNDINGS)},
+        surroundings={
+            key: pair
+            for key, pair in _differences(*environments).items()
+            if key.startswith(SURROUNDINGS) and not (key == "machine.threads" and None in pair)  # which an older version did not note
+        },
         scores=_compared(a, b, comparable=why_not is None),
         rows=int(b.scores["rows"]),
         why_not=why_not,
@@ -97,8 +101,11 @@ def _compare(a: Run, b: Run) -> Comparison:
 
 def _surroundings(run: Run) -> dict[str, Any]:
     """What the numbers of a run depend on beside its recipe."""
-    training = run.folder.known(run.folder.progress).get("training") or {}
-    return {**run.folder.known(run.folder.environment), "steps_with_fewer_threads": training.get("steps_with_fewer_threads", 0)}
+    training, environment = run.folder.known(run.folder.progress).get("training") or {}, run.folder.known(run.folder.environment)
+    machine = dict(environment.get("machine") or {})
+    if machine.get("device", "cpu") != "cpu":
+        machine.pop("threads", None)  # a GPU does not care
+    return {**environment, "machine": machine, "steps_with_fewer_threads": training.get("steps_with_fewer_threads", 0)}
 
 
 def _everywhere(metric: str, *runs: Run) -> bool:

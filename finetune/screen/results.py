@@ -184,14 +184,15 @@ def _sample(answer: Answer, width: int) -> list[RenderableType]:
 
 def train_further(output_dir: Path) -> str | None:
     """The command that repeats a run from its result on, without rounds, which begin at a teacher; None without a readable recipe."""
-    recipe = RunFolder(output_dir).recipe
+    folder = RunFolder(output_dir)
     try:
-        rounds = Recipe.load(recipe).distillation.in_rounds
+        rounds = Recipe.load(folder.recipe).distillation.in_rounds
     except RecipeError:
         return None
     changes = [f"model={output_dir}", *([f"distillation.{rounds}=null"] if rounds else [])]
     settings = [word for change in changes for word in ("--set", change)]
-    return f"{command_name()} {joined(['run', recipe, *settings, '--output-dir', free_name(output_dir)])}"
+    words = joined(["run", folder.recipe, *settings, "--output-dir", free_name(output_dir)])
+    return f"{command_name()} {words}{asked_again(folder.known(folder.environment))}"
 
 
 def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:

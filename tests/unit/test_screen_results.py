@@ -184,7 +184,9 @@ def test_the_command_that_trains_a_result_further_is_a_recipe_that_can_be_run(ho
     recipe = Recipe.from_layers({"approach": "distillation", "model": student, "distillation": how, "output_dir": str(tmp_path)})
     (tmp_path / "run").mkdir()
     recipe.save(tmp_path / "run" / "recipe.yaml")
+    (tmp_path / "run" / "environment.json").write_text('{"asked": {"dtype": "float32"}}')
     words = shlex.split(train_further(tmp_path) or "")
+    assert words[-2:] == ["--dtype", "float32"], "as the run was"
     settings = [word for before, word in pairwise(words) if before == "--set"]
     further = Recipe.load(words[words.index("run") + 1], overrides=settings)
     assert (further.model, further.distillation.in_rounds) == (str(tmp_path), None)
