@@ -192,7 +192,9 @@ def test_another_machine_and_other_versions_are_named_too(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("device", "threads", "differ"), [("cpu", (2, 8), {"machine.threads": (2, 8)}), ("cpu", (None, 8), {}), ("cuda", (2, 8), {})]
 )
-def test_threads_are_named_where_they_change_digits(tmp_path: Path, device: str, threads: tuple[int | None, int], differ: dict[str, object]) -> None:
+def test_threads_are_named_where_they_change_digits(
+    tmp_path: Path, device: str, threads: tuple[int | None, int], differ: dict[str, object]
+) -> None:
     runs = a_and_b(tmp_path)
     for run, number in zip(runs, threads, strict=True):
         noted = {} if number is None else {"threads": number}  # an older version noted none
