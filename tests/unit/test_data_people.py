@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from read_files import learned, read, workbook
 
+from finetune.data.formats.cells import is_learned
 from finetune.data.stored import restored
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder
@@ -260,6 +261,26 @@ def test_claudes_conversations_are_read(tmp_path: Path) -> None:
     assert [turn["role"] for turn in rows.dataset[1]["messages"]] == ["user", "assistant", "tool", "assistant"]
     assert restored(rows.dataset[1])["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": {"for": "tea"}}
     assert "1 row is left out: the conversation is empty." in rows.facts.notes
+
+
+def test_answers_of_claude_that_rest_on_files_are_read_and_not_learned(tmp_path: Path) -> None:
+    photo, pasted = [{"file_name": "cat.png"}], [{"file_name": "a.txt"}]
+    asked, described = ("human", [part("What is it?")]), ("assistant", [part("A cat.")])
+    turns = claude(("human", [part("Hi")]), ("assistant", [part("Hello!")]))["chat_messages"]
+    turns += claude(asked, files=photo)["chat_messages"] + claude(described)["chat_messages"]
+    alone = claude(asked, files=photo)["chat_messages"] + claude(described)["chat_messages"]
+    text = claude(asked, files=pasted, attachments=[{**pasted[0], "extracted_content": "Of a cat."}])["chat_messages"]
+    text += claude(described)["chat_messages"]
+    chats = [{**claude(), "chat_messages": each} for each in (turns, alone, text)]
+    (tmp_path / "conversations.json").write_text(json.dumps(chats))
+    rows = read(tmp_path / "conversations.json")
+    assert learned(rows) == [("Hi", "Hello!", "What is it?", "A cat."), ("What is it?\n\nOf a cat.", "A cat.")]
+    first, second = ([is_learned(turn) for turn in row["messages"] if turn["role"] == "assistant"] for row in map(restored, rows.dataset))
+    assert (first, second) == ([True, False], [True])
+    rest = "rest on tools, pictures or files, which the text does not have"
+    assert f"Answers that {rest}, are read but not learned (1 row)." in rows.facts.notes
+    assert f"1 row is left out: the answers {rest}." in rows.facts.notes
+    assert rows.facts.skipped == 0
 
 
 def test_an_answer_of_claude_that_was_stopped_before_its_first_word_costs_no_other(tmp_path: Path) -> None:

@@ -39,14 +39,13 @@ class Messages:
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         column, said = self.messages, row.get(self.messages)
-        tree = is_tree(said)
-        exported = tree or column.lower() == OF_CLAUDE
+        exported = is_tree(said) or column.lower() == OF_CLAUDE
         if exported and isinstance(said, list | dict) and not turns.turns_of(said):
             raise NotWanted("the conversation is empty")  # somebody opened one, and asked nothing
         messages = self.beside.before(row, turns.read_messages(said, column))
         if all(turn["role"] != "assistant" or is_blank(turn) for turn in messages):
             raise NotWanted("no question is answered") if exported else RowProblem(f"column {column} has no assistant message")
-        if tree and not any(map(is_learned, messages)):
+        if exported and not any(map(is_learned, messages)):
             raise NotWanted(RESTS)
         return messages
 

@@ -76,7 +76,7 @@ def turns_of(value: Any) -> list[Any]:
         if all(isinstance(parsed(turn), dict) for turn in value):
             return [parsed(turn) for turn in value]
         return [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), value, strict=False)]
-    return value
+    return _resting_on_files(value) if any(map(_has_unread_files, value)) else value
 
 
 def read_prompt(value: Any, column: str) -> list[Message]:
@@ -133,11 +133,12 @@ def assistant(text: str) -> Message:
 
 def remarks(value: Any, column: str) -> Iterator[str]:
     """What a person should know about how the turns are learned."""
-    if is_tree(value):
-        if any("train" in turn for turn in turns_of(value)):
+    said = turns_of(value)
+    if is_tree(value) or any(map(_has_unread_files, said)):
+        if any("train" in turn for turn in said):
             yield REST
         return
-    for turn in turns_of(value):
+    for turn in said:
         if isinstance(turn, dict) and len(turn) > 2 and any(map(flags.is_flag, turn)):
             yield from flags.remarks(turn, column, answer=bool(_pair(turn)) or role_of(turn) in ("assistant", "call"))
 
@@ -226,6 +227,23 @@ def _between_results(turn: dict[str, Any], role: str) -> list[dict[str, Any]]:
         return [turn]
     later = {key: value for key, value in turn.items() if key not in (*REASONING, "tool_calls", "function_call")}
     return [{**(later if number else turn), name: run} for number, run in enumerate(runs)]
+
+
+def _has_unread_files(turn: Any) -> bool:
+    """Whether a question came with files, such as pictures, of which the export of Claude has only the names."""
+    files = turn.get("files") if isinstance(turn, dict) else None
+    if not isinstance(files, list) or not files:
+        return False
+    texts = turn.get("attachments")
+    read = {each.get("file_name") for each in texts if isinstance(each, dict)} if isinstance(texts, list) else set()
+    return any(isinstance(each, dict) and each.get("file_name", "") not in {"", *read} for each in files)
+
+
+def _resting_on_files(turns: list[Any]) -> list[Any]:
+    """From the first question with such files on, answers are not learned."""
+    first = next(number for number, turn in enumerate(turns) if _has_unread_files(turn))
+    rest = [{**turn, "train": False} if isinstance(turn, dict) and role_of(turn) == "assistant" else turn for turn in turns[first:]]
+    return [*turns[:first], *rest]
 
 
 def _attached(turn: dict[str, Any]) -> list[str]:
