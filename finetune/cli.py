@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         missing = isinstance(error, ModuleNotFoundError) and error.name
         said = _of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}"
-        say(said, f"Install the program with its dependencies: pip install {_source()}" if missing else DEBUG)
+        say(said, f"Install the program with its dependencies{_how()}" if missing else DEBUG)
         return _leave(1)
 
 
@@ -80,12 +80,12 @@ def _of_the_machine(error: BaseException) -> str | None:
     return None
 
 
-def _source() -> str:
-    """What pip installs this program from: the folder that it runs in, if it has the project, or its name."""
+def _how() -> str:
+    """The command that does it, where this program runs in the folder of its project."""
     project = Path(__file__).parents[1]
     if not (project / "pyproject.toml").is_file():
-        return "finetune-wizard"
-    return "." if project == Path.cwd() else quoted(str(project))
+        return "."
+    return f": pip install {'.' if project == Path.cwd() else quoted(str(project))}"
 
 
 def _imports(error: BaseException) -> Iterator[FrameType]:

@@ -68,7 +68,7 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
     batch, accumulation = divided(context.recipe.training, context.processes * context.runtime.nodes)
     share = context.recipe.with_changes({"training": {"batch_size": batch, "gradient_accumulation": accumulation}})
     runtime = replace(context.runtime, processes=context.processes)  # which the rows of such a step would not tell
-    order = {"recipe": share.model_dump(mode="json"), "runtime": runtime.to_dict(), "seconds": seconds}
+    order = {"recipe": share.model_dump(mode="json"), "runtime": runtime.to_dict(), "threads": context.machine.threads, "seconds": seconds}
     found: dict[str, Any] = {}
     with context.stage("measure", "Measuring a few real steps"), _workplace(context.runtime.cache_dir) as folder:
         process = python_child(["finetune.run.few_steps"], Path(folder), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)

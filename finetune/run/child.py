@@ -21,6 +21,10 @@ Say = Callable[..., None]
 def answer(work: Callable[[dict[str, Any], Say], None]) -> None:
     """Do the work that the first line of stdin orders; `say` answers with facts, and an error that people can read is a `problem`."""
     order = json.loads(sys.stdin.readline())
+    if threads := order.get("threads"):  # as many as its parent has: with others it computes other digits, and at another speed
+        import torch
+
+        torch.set_num_threads(threads)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # library output must not mix with the JSON answers
 

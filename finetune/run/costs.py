@@ -139,7 +139,8 @@ def _process(context: RunContext, side: str, prompts: list[list[int]], folder: P
     process = python_child(["finetune.run.answering"], folder, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
     try:
         answering = _Answering(process, side)
-        answering.say(json.dumps({"recipe": recipe, "runtime": context.runtime.to_dict(), "side": side, "prompts": prompts}))
+        runtime, threads = context.runtime.to_dict(), context.machine.threads
+        answering.say(json.dumps({"recipe": recipe, "runtime": runtime, "threads": threads, "side": side, "prompts": prompts}))
         yield answering
     finally:
         end(process)

@@ -28,7 +28,7 @@ from finetune.training.choice import in_words
 from finetune.training.held_out import ENDED
 from finetune.training.saved_tensors import WEIGHTS
 
-BEST = {"epochs": 5, "batch_size": 4, "learning_rate": 0.02, "evaluate_every": 3, "keep": "best"}
+BEST = {"epochs": 5, "batch_size": 4, "learning_rate": 0.01, "scheduler": "constant", "evaluate_every": 3, "keep": "best"}
 STEPS = 25
 FAST = {"rows": 2, "max_new_tokens": 2, "speed": False}
 
@@ -147,7 +147,7 @@ def test_a_run_that_is_stopped_between_two_measurements_ends_like_one_that_was_n
 
 
 def test_a_killed_run_remembers_the_best_and_how_long_it_waited(forks: Forks, shop: Workshop) -> None:
-    changes = {"patience": 3, "save_every": 2}
+    changes = {"patience": 3, "save_every": 2, "epochs": 10}
     undisturbed = layer(shop, training=changes)
     assert forks.run(job(shop, undisturbed)) == 0, log(shop)
     operations = int(log(shop).rpartition("file operations: ")[2])

@@ -104,7 +104,7 @@ def test_room_is_wanted_for_it_too() -> None:
     assert (more.kind, more.bytes) == (usual.kind, usual.bytes + beside)
     without = caches.TestChoice().chosen(beside=beside, free=10**9 + usual.bytes + beside // 2)
     assert without.kind == "none"
-    assert "are needed" in without.reason
+    assert "is needed" in without.reason
 
 
 def test_where_a_batch_is_padded_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

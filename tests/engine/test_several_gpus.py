@@ -191,7 +191,7 @@ def test_several_nodes_need_a_place_to_meet_and_a_number() -> None:
         RuntimeOptions(nodes=2)
     with pytest.raises(BadInput, match="need a rendezvous address"):
         RuntimeOptions(nodes=2, rendezvous="a")
-    with pytest.raises(BadInput, match="One node meets nobody"):
+    with pytest.raises(BadInput, match="--rdzv is for several nodes"):
         RuntimeOptions(rendezvous="a:1")
     with pytest.raises(BadInput, match="There is no node 2 of 2"):
         RuntimeOptions(nodes=2, node_rank=2, rendezvous="a:1")

@@ -32,7 +32,7 @@ def test_a_sweep_makes_a_run_for_each_value_and_a_table(
     assert all(row["train_seconds"] > 0 and row["parameters"] > 0 for row in rows)
     assert "Run 2 of 2: distillation.temperature=2" in said.err
     assert "Measuring the teacher: reused from an earlier run on the same rows." in said.err
-    assert "B beside A" in said.err
+    assert "B against A" in said.err
     assert main(command) == 0, "what is finished is kept"
     assert "is finished; it is kept." in capfd.readouterr().err
     assert main([*command, "--set", "dataset.max_length=32"]) == 1

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import finetune
 from finetune.cli import main, say
 from finetune.data.files import find_files
 from finetune.data.reading import read_rows
@@ -269,7 +270,9 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
     monkeypatch.setattr("finetune.command_line.commands.schema", breaks)
     monkeypatch.chdir(tempfile.gettempdir())
     assert main(["schema"]) == 1
-    install = f"Install the program with its dependencies: pip install {shlex.quote(str(ROOT))}"
+    project = Path(finetune.__file__).parents[1]  # not that of a checkout where it is installed
+    how = f": pip install {shlex.quote(str(project))}" if (project / "pyproject.toml").is_file() else "."
+    install = f"Install the program with its dependencies{how}"
     hint = install if isinstance(error, ModuleNotFoundError) else "Run the command again with --debug to see where it happened."
     assert capfd.readouterr().err.splitlines() == [said, hint]
     with pytest.raises(type(error)):
