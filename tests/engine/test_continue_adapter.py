@@ -89,8 +89,9 @@ def test_the_command_that_a_finished_run_names_trains_its_result_further(
 ) -> None:
     assert main(["resume", str(first.output_dir)]) == 0
     words = shlex.split(capfd.readouterr().out.partition("further: ")[2])
-    assert main([*words[words.index("run") :], "--set", "training.epochs=1", "--device", "cpu", "--dtype", "float32"]) == 0
-    told = json.loads((Path(words[-1]) / "run" / "continued.json").read_text())
+    assert words[-4:] == ["--device", "cpu", "--dtype", "float32"], "as the first run was asked for"
+    assert main([*words[words.index("run") :], "--set", "training.epochs=1"]) == 0
+    told = json.loads((Path(words[words.index("--output-dir") + 1]) / "run" / "continued.json").read_text())
     assert told["adapter"] == str(first.output_dir)
 
 
