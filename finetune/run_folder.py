@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from finetune.errors import BadInput, DiskFull, FolderInUse, OutputExists
 from finetune.foreign import read_settings, reading
 from finetune.runtime import RuntimeOptions
 from finetune.system.paths import looking_at, typed_path
-from finetune.system.shell import quoted
+from finetune.system.shell import joined, quoted
 from finetune.system.storage import PART, Lock, NoLock, disk_full, lock, no_room, ordinary_permissions, replace, to_disk, write_whole
 
 ROWS, TRAINING, BENCHMARK, UPLOAD, FINISHED = "rows", "training", "benchmark", "upload", "finished"  # what a run is at
@@ -259,6 +259,13 @@ def asked_again(environment: Mapping[str, Any]) -> str:
     """The options of the run that began in this `environment` (environment.json), to stand behind its command: " --dtype float32"."""
     asked = environment.get("asked", {})
     return "".join(f" --{name} {quoted(asked[name])}" for name in ("device", "dtype", "nproc") if name in asked)
+
+
+def run_again(output_dir: Path, environment: Mapping[str, Any], changes: Sequence[str] = ()) -> str:
+    """What follows the program's name to repeat a run, with KEY=VALUE `changes`, in a free folder and with the options that it had."""
+    settings = [word for change in changes for word in ("--set", change)]
+    words = ["run", output_dir / "run" / "recipe.yaml", *settings, "--output-dir", free_name(output_dir)]
+    return f"{joined(words)}{asked_again(environment)}"
 
 
 def check_can_be_made(folder: Path) -> None:

@@ -39,11 +39,11 @@ from finetune.export.offer import in_reach, usual_type
 from finetune.formatting import count, size, strip_control_chars
 from finetune.publish.elsewhere import in_short
 from finetune.recipe import Recipe
-from finetune.run_folder import RunFolder, asked_again, free_name
+from finetune.run_folder import RunFolder, run_again
 from finetune.screen.console import STUDENT
 from finetune.screen.tables import NARROW, block, in_words, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name
-from finetune.system.shell import joined, quoted
+from finetune.system.shell import quoted
 from finetune.training.choice import in_words as which_step
 
 if TYPE_CHECKING:
@@ -190,22 +190,19 @@ def train_further(output_dir: Path) -> str | None:
     except RecipeError:
         return None
     changes = [f"model={output_dir}", *([f"distillation.{rounds}=null"] if rounds else [])]
-    settings = [word for change in changes for word in ("--set", change)]
-    words = joined(["run", folder.recipe, *settings, "--output-dir", free_name(output_dir)])
-    return f"{command_name()} {words}{asked_again(folder.known(folder.environment))}"
+    return f"{command_name()} {run_again(output_dir, folder.known(folder.environment), changes)}"
 
 
 def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:
     """Paths and commands; never broken into lines by us, so that they can be copied."""
     command, folder = command_name(), RunFolder(output_dir)
-    options = asked_again(folder.known(folder.environment))
     rows = [
         ("Model", str(output_dir)),
         ("Records", str(output_dir / "run")),
         ("Report", str(output_dir / "run" / "report.html")),
         ("Chat", f"{command} chat {quoted(output_dir)}"),
         *in_short(output_dir, command),
-        ("Repeat", f"{command} run {quoted(output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(free_name(output_dir))}{options}"),
+        ("Repeat", f"{command} {run_again(output_dir, folder.known(folder.environment))}"),
     ]
     if in_reach(output_dir):
         rows.append(("Ollama", f"{command} export {quoted(output_dir)} --to gguf:{usual_type(output_dir)}"))

@@ -20,8 +20,7 @@ from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.recipe.task_settings import task_words
 from finetune.recipe.teacher_settings import TOP_K, grading_words, name_of, teachers_of
 from finetune.registry import title
-from finetune.run_folder import asked_again, free_name
-from finetune.system.shell import quoted
+from finetune.run_folder import run_again
 from finetune.training.choice import in_words as in_words_of_step
 
 SKIPPED_SHOWN = 10
@@ -202,9 +201,8 @@ def environment(records: Records) -> Html:
 
 def repeat(records: Records) -> Html:
     """The command that runs the same recipe again."""
-    again, options = free_name(records.output_dir), asked_again(records.environment)
-    command = f"finetune-cli run {quoted(records.output_dir / 'run' / 'recipe.yaml')} --output-dir {quoted(again)}{options}"
-    return section("Repeat this run", element("pre", command), note=_how_alike(records))
+    command = run_again(records.output_dir, records.environment)
+    return section("Repeat this run", element("pre", f"finetune-cli {command}"), note=_how_alike(records))
 
 
 def _how_alike(records: Records) -> str:
