@@ -44,8 +44,7 @@ from finetune.distillation.top_k import TopKLoss
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.events import Reporter
-from finetune.hardware.matmul import use_fast_linear
-from finetune.hardware.norms import use_fused_norms
+from finetune.hardware.kernels import use_fast_kernels
 from finetune.recipe import Recipe
 from finetune.recipe.distillation_settings import FeaturesSpec, OnPolicySpec
 from finetune.recipe.teacher_settings import SELF
@@ -368,8 +367,7 @@ class DistillationTrainer(OnPolicyTrainer):
             placed = getattr(model, "hf_device_map", None) or getattr(model, "quantization_method", None)
             if not placed:
                 model.to(self.args.device)
-            use_fast_linear(model)
-            use_fused_norms(model)
+            use_fast_kernels(model)
             check_head(model)
             teacher.masks = needs_mask(model)
             if teacher.reading is None:

@@ -21,9 +21,8 @@ from finetune.distillation.teachers import Teacher
 from finetune.engines.files import Workplace
 from finetune.errors import TrainingError
 from finetune.events import Fanout
+from finetune.hardware.kernels import use_fast_kernels
 from finetune.hardware.machine import Machine, torch_dtype
-from finetune.hardware.matmul import use_fast_linear
-from finetune.hardware.norms import use_fused_norms
 from finetune.models.kind import auto_class, try_text_alone
 from finetune.recipe import Recipe
 from finetune.run.loading import attach_method, each_teacher, itself, load_base, quantised
@@ -138,8 +137,7 @@ def _student(context: RunContext, places: Workplace) -> Any:
     config = AutoConfig.from_pretrained(places.student, trust_remote_code=home.remote_code)
     kind = auto_class(config, home)
     model: Any = kind.from_config(config, dtype=torch_dtype(context.machine), trust_remote_code=home.remote_code)
-    use_fast_linear(model)
-    use_fused_norms(model)
+    use_fast_kernels(model)
     model = model.to(context.whole_on).eval()
     if config.get_text_config(decoder=True) is not config:
         try_text_alone(model)

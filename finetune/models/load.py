@@ -19,9 +19,8 @@ from transformers.utils import logging
 
 from finetune.errors import HardwareError, ModelError, OutOfMemory
 from finetune.foreign import check_patterns, reading, reason
+from finetune.hardware.kernels import use_fast_kernels
 from finetune.hardware.machine import Machine, torch_dtype
-from finetune.hardware.matmul import use_fast_linear
-from finetune.hardware.norms import use_fused_norms
 from finetune.model_folder import AGAIN, name_patterns, read_json
 from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
@@ -90,8 +89,7 @@ def load_model(
         if found["missing_keys"]:  # transformers would fill them with random numbers and a warning
             missing = sorted(found["missing_keys"])
             raise ModelError(f"{located.name} is missing {len(missing)} of its weights, such as {missing[0]}.", hint=AGAIN)
-        use_fast_linear(model)
-        use_fused_norms(model)
+        use_fast_kernels(model)
         if load_in:
             keep_unpacked(model)
             _leave_the_file(model)

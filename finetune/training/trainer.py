@@ -21,8 +21,7 @@ from transformers import TrainingArguments
 from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.labels import NO_LOSS, learned
 from finetune.errors import ModelError, RecipeError, TrainingError
-from finetune.hardware.matmul import use_fast_linear
-from finetune.hardware.norms import use_fused_norms
+from finetune.hardware.kernels import use_fast_kernels
 from finetune.models.load import is_packed, keep_unpacked
 from finetune.training.batches import KNOWN, NUMBERS, WithLengths, ends_in_padding, lengths_of, right_padding_mask, supervised_counts
 from finetune.training.callbacks import KeepPaddingId
@@ -121,8 +120,7 @@ class SupervisedTrainer(ResumableTrainer):
         # The Trainer then counts the supervised tokens of the whole accumulation window, all devices, and hands them to compute_loss.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
-        use_fast_linear(self.model)
-        use_fused_norms(self.model)
+        use_fast_kernels(self.model)
         keep_unpacked(self.model)  # else one in 4 bits has no gradients after the next line, on a CPU
         check_head(self.model)
         collator.vocabulary, collator.longest = causal_lm(self.model).get_input_embeddings().weight.shape[0], fixed_positions(self.model)
