@@ -73,7 +73,7 @@ class Noticed:
     def sentences(self, files: Sequence[str], *, unbroken: int = 0) -> Iterator[str]:
         """The most surprising first; of `unbroken` rows the tokens could not be read as text. `seldom` has the rest."""
         for kind in ORDER:
-            if self.rows[kind] and (not self._seldom(kind) or (kind == CONTROL and unbroken)):
+            if self.rows[kind] and not self._seldom(kind, unbroken):
                 yield self._sentence(kind, files)
                 if kind == CONTROL and unbroken:
                     yield UNBROKEN.format(count=f"{unbroken:,}")
@@ -81,11 +81,12 @@ class Noticed:
     def seldom(self, files: Sequence[str], *, unbroken: int = 0) -> Iterator[str]:
         """What stands as it is in so few rows that only the data report has it."""
         for kind in AS_IT_STANDS:
-            if self.rows[kind] and self._seldom(kind) and not (kind == CONTROL and unbroken):
+            if self.rows[kind] and self._seldom(kind, unbroken):
                 yield self._sentence(kind, files)
 
-    def _seldom(self, kind: str) -> bool:
-        return kind in AS_IT_STANDS and self.rows[kind] < SELDOM * self.seen
+    def _seldom(self, kind: str, unbroken: int) -> bool:
+        few = kind in AS_IT_STANDS and self.rows[kind] < SELDOM * self.seen
+        return few and not (kind == CONTROL and unbroken)  # these act as control tokens
 
     def _sentence(self, kind: str, files: Sequence[str]) -> str:
         token, file, line = self.examples.get(kind, ("", 0, 0))

@@ -73,15 +73,15 @@ class MultipleChoice:
                 continue
             beside = Beside.find(columns, sample, [question, given, right, *choices])
             found = cls(question, choices, right, first, given, beside)
-            if 2 * sum(bool(found.answers(row)) for row in sample) >= len(sample):
+            if 2 * sum(bool(found.answers(row, _choices(row, choices))) for row in sample) >= len(sample):
                 return found
         if unclear:
             raise unclear
         return None
 
-    def answers(self, row: Mapping[str, Any]) -> list[str]:
-        """What the right choices of a row are called, of several "A, C" or a list; none where nothing says it."""
-        choices, said = _choices(row, self.choices), parsed(row.get(self.right))
+    def answers(self, row: Mapping[str, Any], choices: Choices) -> list[str]:
+        """What the right ones of a row's choices are called, of several "A, C" or a list; none where nothing says it."""
+        said = parsed(row.get(self.right))
         if not isinstance(said, list) and (one := self._called(choices, said)) is not None:
             return [one]
         found = [self._called(choices, each) for each in (said if isinstance(said, list) else SEVERAL.split(str(said)))]
@@ -104,7 +104,8 @@ class MultipleChoice:
         return called if called in choices else None  # the cell of a column may be empty
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        choices, right = _choices(row, self.choices), self.answers(row)
+        choices = _choices(row, self.choices)
+        right = self.answers(row, choices)
         if not right:
             raise RowProblem(f"column {self.right} has {str(row.get(self.right))[:40]!r}, which is none of the choices")
         listed = "\n".join(f"{name}. {text}" for name, text in choices.items())

@@ -76,7 +76,7 @@ def turns_of(value: Any) -> list[Any]:
         if all(isinstance(parsed(turn), dict) for turn in value):
             return [parsed(turn) for turn in value]
         return [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), value, strict=False)]
-    return _resting_on_files(value) if any(map(_has_unread_files, value)) else value
+    return _resting_on_files(value)
 
 
 def read_prompt(value: Any, column: str) -> list[Message]:
@@ -241,7 +241,7 @@ def _has_unread_files(turn: Any) -> bool:
 
 def _resting_on_files(turns: list[Any]) -> list[Any]:
     """From the first question with such files on, answers are not learned."""
-    first = next(number for number, turn in enumerate(turns) if _has_unread_files(turn))
+    first = next((number for number, turn in enumerate(turns) if _has_unread_files(turn)), len(turns))
     rest = [{**turn, "train": False} if isinstance(turn, dict) and role_of(turn) == "assistant" else turn for turn in turns[first:]]
     return [*turns[:first], *rest]
 
