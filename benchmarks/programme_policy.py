@@ -77,7 +77,7 @@ def _epochs_of_data(events: Path, seconds: float) -> float:
 
 def _slow_after_an_epoch() -> None:
     """Give every trainer of this process the learning rates of one that practises."""
-    from finetune.distillation.curricula.warm_then_on_policy import slow_down
+    from finetune.distillation.on_policy.trainer import slow_down
     from finetune.training.step_count import steps_of_epoch
     from finetune.training.trainer import SupervisedTrainer
 

@@ -58,11 +58,6 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "q8_0": "finetune.distillation.grids.q8_0:Q8_0",
         "nf4": "finetune.distillation.grids.nf4:NF4",
     },
-    "curricula": {
-        "single": "finetune.distillation.curricula.single:Single",
-        "progressive": "finetune.distillation.curricula.progressive:Progressive",
-        "warm_then_on_policy": "finetune.distillation.curricula.warm_then_on_policy:WarmThenOnPolicy",
-    },
     "engines": {
         "here": "finetune.engines.here:Here",
         "torchrun": "finetune.engines.torchrun:Torchrun",
@@ -111,7 +106,6 @@ OBJECTS = (
     "signals",
     "terms",
     "students",
-    "curricula",
     "engines",
     "grids",
     "exporters",

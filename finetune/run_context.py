@@ -162,9 +162,11 @@ class RunContext:
     @property
     def rounds(self) -> list[RunContext]:
         """The context of each training of this run, one after another; itself where there is one."""
-        recipes: list[Recipe] = registry.load("curricula", self.recipe.curriculum).recipes(self.with_rounds().recipe)
-        if self.recipe in recipes:
+        if not self.recipe.distillation.in_rounds:
             return [self]
+        from finetune.distillation.rounds import round_recipes
+
+        recipes = round_recipes(self.with_rounds().recipe)
         _ = self.machine, self.located, self.teachers_located, self.tokenizer  # found once for all of them
         return [self.beside(recipe=recipe, processes=self.processes, alone=self.alone) for recipe in recipes]
 
@@ -172,7 +174,7 @@ class RunContext:
         """The same with the rounds listed in the recipe, where they follow from the depth of the teacher."""
         if self.recipe.distillation.until is None or self.recipe.distillation.rounds:
             return self
-        from finetune.distillation.curricula.progressive import with_rounds
+        from finetune.distillation.rounds import with_rounds
         from finetune.models.facts import describe
 
         return self.beside(recipe=with_rounds(self.recipe, describe(self.teacher_located).layers))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from finetune.benchmark.names import FEWEST_ROWS, of_only, share
-from finetune.distillation.curricula.progressive import gentle_rounds
+from finetune.distillation.rounds import gentle_rounds
 from finetune.formatting import counted
 from finetune.models.facts import describe
 from finetune.planning.practice import likely_cut

@@ -22,7 +22,7 @@ LAYER_NUMBERS = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)
 
 
 class OnPolicySpec(Spec):
-    """Practice on the student's own answers, which the teacher reads; from the second epoch on (curricula/warm_then_on_policy.py)."""
+    """Practice on the student's own answers, which the teacher reads; from the second epoch on."""
 
     share: float = Field(0.5, ge=0, le=1, title="Share of own answers", description="Share of the rows that the student writes itself.")
     tokens: int = Field(96, ge=1, title="Longest own answer", description="Tokens of an answer; longer ones are cut off.")

@@ -122,12 +122,6 @@ class Recipe(Spec):
         return self
 
     @property
-    def curriculum(self) -> str:
-        """The name in the registry of the way in which the student is reached."""
-        spec = self.distillation
-        return "progressive" if spec.in_rounds else "warm_then_on_policy" if spec.practice else "single"
-
-    @property
     def named_teachers(self) -> list[TeacherSpec]:
         """Every teacher that is loaded here: those of a student, or the one that only writes rows."""
         return [*self.teachers] if self.teachers else [self.teacher] if self.teacher and not self.teacher.server else []

@@ -5,7 +5,7 @@ draft = ask(draft, prompter, facts)      # facts of the teacher, None if they ar
 
 from __future__ import annotations
 
-from finetune.distillation.curricula.progressive import LEAST, gentle_rounds
+from finetune.distillation.rounds import LEAST, gentle_rounds
 from finetune.models.facts import ModelFacts
 from finetune.recipe import merge
 from finetune.recipe.distillation_settings import DistillationSpec

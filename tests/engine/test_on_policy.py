@@ -15,9 +15,9 @@ from test_programme import OBJECTIVES, cached, student_of, teacher_of
 from torch import Tensor
 from transformers import TrainerCallback
 
-from finetune.distillation.curricula.warm_then_on_policy import slow_down
 from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, repetition, write_answers
 from finetune.distillation.on_policy.practice import OWN, Practice, halves, replaced
+from finetune.distillation.on_policy.trainer import slow_down
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError
 from finetune.events import Notice, OwnAnswers, Recorder

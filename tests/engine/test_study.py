@@ -11,7 +11,7 @@ from bytes_tokenizer import CHATML, byte_level
 from pico import Rows, arguments, pico, pico_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune.distillation.curricula.warm_then_on_policy import SLOWER
+from finetune.distillation.on_policy.trainer import SLOWER
 from finetune.training.trainer import SupervisedTrainer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from wizard_answers import Listening, here
 
-from finetune import registry
-from finetune.distillation.curricula.progressive import gentle_rounds
+from finetune.distillation.rounds import gentle_rounds, round_recipes
 from finetune.errors import RecipeError
 from finetune.models.facts import ModelFacts
 from finetune.recipe import Recipe
@@ -20,16 +19,12 @@ from finetune.wizard.asking.undo import Rewind
 DISTILLING = {"approach": "distillation"}
 
 
-@pytest.mark.parametrize("name", registry.BUILT_IN["curricula"])
-def test_every_curriculum_ends_with_the_student_of_the_recipe(name: str) -> None:
-    asked = {"progressive": {"rounds": [24, 20, 15]}, "warm_then_on_policy": {"on_policy": {"share": 0.5}}}
-    recipe = Recipe.from_layers(DISTILLING, {"distillation": asked.get(name, {})})
-    assert recipe.curriculum == name
-    recipes = registry.load("curricula", name).recipes(recipe)
+def test_the_rounds_end_with_the_student_of_the_recipe() -> None:
+    recipe = Recipe.from_layers(DISTILLING, {"distillation": {"rounds": [24, 20, 15]}})
+    recipes = round_recipes(recipe)
+    assert [each.model.from_teacher.layers for each in recipes] == [24, 20, 15]
     assert recipes[-1].model == recipe.model
-    assert all(each.curriculum != "progressive" and each.training == recipe.training for each in recipes)
-    if name == "progressive":
-        assert [each.model.from_teacher.layers for each in recipes] == [24, 20, 15]
+    assert all(not each.distillation.in_rounds and each.training == recipe.training for each in recipes)
 
 
 def test_the_student_may_be_left_out_or_agree() -> None:

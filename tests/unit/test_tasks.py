@@ -49,7 +49,7 @@ def test_a_task_fills_in_keys_that_stand_in_the_recipe_as_themselves(task: str) 
     recipe = Recipe.from_layers({"approach": "distillation", "distillation": {"task": task}})
     loss = recipe.distillation.model_dump()
     assert {key: loss[key] for key in TASKS[task].distillation} == in_full(TASKS[task].distillation)
-    assert recipe.curriculum == ("warm_then_on_policy" if TASKS[task].practises else "single")
+    assert bool(recipe.distillation.practice) == TASKS[task].practises
     assert recipe.benchmark.metrics == list(TASKS[task].metrics)
     assert Recipe.from_layers(recipe.model_dump()) == recipe
     for name in recipe.benchmark.metrics:

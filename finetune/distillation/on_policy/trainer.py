@@ -8,14 +8,13 @@ What the loss of such rows is, a subclass says in `rule`: their batches have the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from finetune.distillation.curricula.warm_then_on_policy import slow_down
 from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, pads, write_answers
 from finetune.distillation.on_policy.practice import OWN, Practice, halves
 from finetune.distillation.teachers import Teacher
@@ -29,6 +28,8 @@ from finetune.training.head import causal_lm
 from finetune.training.step_count import steps_of_epoch
 from finetune.training.trainer import SupervisedTrainer
 
+SLOWER = 0.2  # of the learning rate, where the student practises: its answers change with every step, so the steps over them are small
+
 
 class OnPolicyTrainer(SupervisedTrainer):
     """Without `practise` it is a SupervisedTrainer."""
@@ -39,7 +40,10 @@ class OnPolicyTrainer(SupervisedTrainer):
     _before_step: dict[str, Any]
 
     def practise(self, spec: OnPolicySpec, reporter: Reporter | None = None) -> None:
-        """Practise from the second epoch on; raises RecipeError for rows without prompts, and where nothing ends an answer."""
+        """Practise from the second epoch on, as GKD (2306.13649) and DistiLLM (2402.03898) do: what it writes untrained teaches nothing.
+
+        Raises RecipeError for rows without prompts, and where nothing ends an answer.
+        """
         args = self.args
         rows: Any = self.train_dataset
         if args.world_size > 1:
@@ -108,6 +112,20 @@ class OnPolicyTrainer(SupervisedTrainer):
         super().recall(remembered)
         if self.practice is not None:
             self.practice.load_state_dict(remembered["practice"])
+
+
+def slow_down(scheduler: Any, first: int) -> None:
+    """Multiply the learning rate by SLOWER after `first` steps; raises RecipeError for a scheduler that cannot do that."""
+    if not hasattr(scheduler, "lr_lambdas"):
+        raise RecipeError(
+            f"on_policy lowers the learning rate after {first} steps, which {type(scheduler).__name__} does not allow.",
+            hint="Choose another lr_scheduler_type, such as cosine.",
+        )
+    scheduler.lr_lambdas = [_slowed(usual, first) for usual in scheduler.lr_lambdas]
+
+
+def _slowed(usual: Callable[[int], float], first: int) -> Callable[[int], float]:
+    return lambda step: usual(step) * (SLOWER if step >= first else 1.0)
 
 
 def check_teachers(teachers: Sequence[Teacher], *, prompted: bool, collates: bool) -> None:

@@ -1,10 +1,9 @@
-"""In rounds: each cuts some layers out of the student of the round before and trains it again; the first teacher keeps teaching.
+"""A student made in rounds: each cuts some layers out of the student of the round before and trains it again.
 
-With `round_teacher: previous` the student of the round before teaches (teacher assistants, Mirzadeh et al. 2019, arXiv 1902.03393).
+    round_recipes(recipe)    # the recipe of each round, that of the last student last: each is the recipe of an ordinary run
 
-    gentle_rounds(30, 15)       # [21, 15]: no round leaves out more than 30 % of the layers
-
-Minitron and ModelOpt prune so. A student that loses half of its layers at once loses most of what it could do.
+The first teacher keeps teaching; with `round_teacher: previous` it is the student of the round before (teacher assistants, Mirzadeh et al.
+2019, arXiv 1902.03393). Minitron and ModelOpt prune in rounds: a student that loses half of its layers at once loses most of its abilities.
 """
 
 from __future__ import annotations
@@ -18,16 +17,13 @@ LEAST = 2  # layers of a student
 GENTLE = 0.7  # of the layers of the round before: what a round should keep at least
 
 
-class Progressive:
-    title = "In rounds"
-    summary = "a small student, cut and trained several times"
-
-    def recipes(self, recipe: Recipe) -> list[Recipe]:
-        cache = "none" if recipe.distillation.compares_other_layers else recipe.distillation.cache
-        return [
-            recipe.with_changes({"distillation": {**LISTED, "cache": cache}, "model": {"from_teacher": {"layers": layers}}})
-            for layers in recipe.distillation.rounds or []
-        ]
+def round_recipes(recipe: Recipe) -> list[Recipe]:
+    """The recipe of each of its rounds."""
+    cache = "none" if recipe.distillation.compares_other_layers else recipe.distillation.cache
+    return [
+        recipe.with_changes({"distillation": {**LISTED, "cache": cache}, "model": {"from_teacher": {"layers": layers}}})
+        for layers in recipe.distillation.rounds or []
+    ]
 
 
 def with_rounds(recipe: Recipe, depth: int) -> Recipe:
@@ -42,7 +38,7 @@ def with_rounds(recipe: Recipe, depth: int) -> Recipe:
 
 
 def gentle_rounds(depth: int, layers: int) -> list[int]:
-    """The layers to keep in each round on the way from `depth` layers to so many."""
+    """The layers to keep in each round on the way from `depth` layers to so many: 21, 15 from 30 to 15."""
     rounds = []
     while depth > layers:
         depth = max(layers, min(depth - 1, math.ceil(GENTLE * depth)))
