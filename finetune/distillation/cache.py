@@ -6,7 +6,7 @@
     folder/shard-00000.safetensors  rows [r] supervised tokens per row; values [tokens, d]; negentropy [tokens] (kind "gradient");
                                     ids [tokens, k] (kind "top_k");
                                     margins [tokens] (if the teacher is to be corrected)
-                                    layer.3 [tokens, d]; last_layer.v [places, width], lengths [r] (what terms compare: inside.py)
+                                    layer.3 [tokens, d]; last_layer.v [places, width], lengths [r] (what terms compare: internals.py)
 
     cache = TeacherCache.open(folder)
     values, negentropy = cache.read([3, 0], counts=[17, 5])
@@ -53,19 +53,19 @@ class CacheKey:
     temperature: float = 0.0
     version: int = VERSION
     margins: bool = False
-    inside: dict[str, Any] = field(default_factory=dict)  # of the teacher: see inside.py, Kept
+    inside: dict[str, Any] = field(default_factory=dict)  # of the teacher: see internals.py, Kept
 
     def digest(self) -> str:
         """A short name for a folder."""
-        fields = {name: value for name, value in self.told().items() if name != "margins" or value}
+        fields = {name: value for name, value in self.to_dict().items() if name != "margins" or value}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
-    def told(self) -> dict[str, Any]:
-        """The fields as plain values, as a cache without what came later has them."""
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; `inside` is left out where it is empty, as in caches of earlier versions."""
         return {name: value for name, value in asdict(self).items() if name != "inside" or value}
 
     def differences(self, other: CacheKey) -> str:
-        """The names of the fields that differ, as words."""
+        """The names of the fields that differ, in words."""
         return " and ".join(name.replace("_", " ") for name, value in asdict(self).items() if value != getattr(other, name))
 
 
@@ -167,7 +167,7 @@ class Index:
         return sum(shard.rows for shard in self.shards) == self.total_rows
 
     def write(self, folder: Path, name: str = INDEX) -> None:
-        write_file(folder / name, json.dumps({**asdict(self), "key": self.key.told()}, indent=1).encode())
+        write_file(folder / name, json.dumps({**asdict(self), "key": self.key.to_dict()}, indent=1).encode())
 
 
 def read_index(folder: Path, name: str = INDEX) -> Index | None:

@@ -35,9 +35,9 @@ from finetune.distillation.cache import (
     save_head,
     write_file,
 )
-from finetune.distillation.corrected import MARGIN_BYTES
-from finetune.distillation.inside import Compared, Kept, facts_of
+from finetune.distillation.internals import Compared, Kept, facts_of
 from finetune.distillation.signals import Signal
+from finetune.distillation.teacher_correction import MARGIN_BYTES
 from finetune.distillation.teacher_pass import TeacherPass
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
@@ -62,7 +62,7 @@ def cache_key(
 ) -> CacheKey:
     """The key of a cache; `teacher` is `model_identity(model)` or any text that stands for exactly one set of weights."""
     more = registry.load("signals", kind).key(vocabulary, student_head, temperature)
-    return CacheKey(kind, teacher, rows_hash(dataset), vocabulary, margins=margins, inside=kept.told() if kept else {}, **more)
+    return CacheKey(kind, teacher, rows_hash(dataset), vocabulary, margins=margins, inside=kept.to_dict() if kept else {}, **more)
 
 
 def supervised_counts(dataset: Any) -> list[int]:
@@ -90,18 +90,18 @@ def build_cache(
     """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it.
 
     `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
-    teacher over the labels (finetune/distillation/corrected.py), and with `compared` what terms compare of its inside. `reading` is that
-    of a teacher with another tokenizer; a `teacher_identity` stands for the reading too. `others` has other processes call `write_share`;
-    it is called where several shards are missing. Raises DiskFull with the bytes needed if the disk has no room, TrainingError if no token
-    is supervised.
+    teacher over the labels (finetune/distillation/teacher_correction.py), and with `compared` the internal states that terms compare.
+    `reading` is that of a teacher with another tokenizer; a `teacher_identity` stands for the reading too. `others` has other processes
+    call `write_share`; it is called where several shards are missing. Raises DiskFull with the bytes needed if the disk has no room,
+    TrainingError if no token is supervised.
     """
     folder, reporter = Path(folder), reporter or Recorder()
     given: dict[str, Any] = {"student_head": student_head, "temperature": temperature, "vocabulary": vocabulary, "margins": margins}
     given |= {"compared": compared, "teacher_identity": teacher_identity, "reading": reading, "shard_bytes": shard_bytes}
-    return filled(_AnswersOfModel(kind, teacher, dataset, **given), folder, reporter, others)
+    return filled(_ModelCacheWriter(kind, teacher, dataset, **given), folder, reporter, others)
 
 
-def filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable[[], None] | None = None) -> TeacherCache:
+def filled(writer: CacheWriter, folder: Path, reporter: Reporter, others: Callable[[], None] | None = None) -> TeacherCache:
     """Write what is missing of these answers and open the cache, one process at a time; raises what `build_cache` raises."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable[
     except OSError as error:
         raise unwritable_cache(folder.parent, error) from None
     try:
-        return _filled(answers, folder, reporter, others)
+        return _filled(writer, folder, reporter, others)
     finally:
         held.release()
 
@@ -129,20 +129,20 @@ def _alone_in(folder: Path, reporter: Reporter) -> Lock:
         return NoLock()  # a cache that may only be read can be complete
 
 
-def _filled(answers: Answers, folder: Path, reporter: Reporter, others: Callable[[], None] | None) -> TeacherCache:
-    shards = _trusted(folder, answers, reporter)
-    missing = answers.missing(shards)
-    head = answers.head if missing else None
-    room = sum(map(answers.size, missing)) + (head.weight.nbytes if head else 0)
+def _filled(writer: CacheWriter, folder: Path, reporter: Reporter, others: Callable[[], None] | None) -> TeacherCache:
+    shards = _trusted(folder, writer, reporter)
+    missing = writer.missing(shards)
+    head = writer.head if missing else None
+    room = sum(map(writer.size, missing)) + (head.weight.nbytes if head else 0)
     check_room("The teacher cache", room, folder, NO_ROOM_HINT)
     if head:
         save_head(head, folder)
     if others is not None and len(missing) > 1:
-        answers.index(shards).write(folder)
+        writer.index(shards).write(folder)
         others()
-        shards = _trusted(folder, answers, reporter)
-    answers.write(folder, answers.missing(shards), shards, reporter)
-    return TeacherCache.open(folder, answers.key)
+        shards = _trusted(folder, writer, reporter)
+    writer.write(folder, writer.missing(shards), shards, reporter)
+    return TeacherCache.open(folder, writer.key)
 
 
 def write_share(
@@ -152,16 +152,16 @@ def write_share(
 
     Finished ones stand in an index of this process. Raises TrainingError where that folder is for another teacher or other rows.
     """
-    answers, index = _AnswersOfModel(kind, teacher, dataset, **more), read_index(folder)
-    if index is None or index.key != answers.key:
-        what = f"is for a different {answers.key.differences(index.key)}" if index else "cannot be read"
+    writer, index = _ModelCacheWriter(kind, teacher, dataset, **more), read_index(folder)
+    if index is None or index.key != writer.key:
+        what = f"is for a different {writer.key.differences(index.key)}" if index else "cannot be read"
         raise TrainingError(
             f"The teacher cache in {folder} {what} in process {share[0]}.", hint="All processes need the same files and cache."
         )
-    ours, name = answers.missing({_Part.of(shard) for shard in index.shards})[share[0] :: share[1]], f"index-{share[0]}.json"
+    ours, name = writer.missing({_Part.of(shard) for shard in index.shards})[share[0] :: share[1]], f"index-{share[0]}.json"
     before = read_index(folder, name)  # of the same process, where an engine has started it again
-    shards = {_Part.of(shard): shard for shard in before.shards if before.key == answers.key} if before else {}
-    answers.write(folder, [part for part in ours if part not in shards], shards, reporter, name=name)
+    shards = {_Part.of(shard): shard for shard in before.shards if before.key == writer.key} if before else {}
+    writer.write(folder, [part for part in ours if part not in shards], shards, reporter, name=name)
 
 
 @dataclass(frozen=True, order=True)
@@ -181,24 +181,24 @@ class _Part:
         return self.first_row + self.rows
 
 
-class Asked(Protocol):
-    """Whoever answers for a teacher."""
+class ShardSource(Protocol):
+    """What computes the tensors of a shard: a teacher on this machine, or one on a server."""
 
-    def ask(self, rows: list[Any], heard: Callable[[int], None]) -> dict[str, Tensor]:
-        """The tensors of one shard, in the order of its rows; `heard` is told now and then how many tokens are done."""
+    def ask(self, rows: list[Any], progress: Callable[[int], None]) -> dict[str, Tensor]:
+        """The tensors of one shard, in the order of its rows; `progress` is called now and then with the tokens that are done."""
 
 
-class Answers:
-    """What a teacher is to say about its rows: under which key, in which shards; `head` is the one that the cache keeps, if any.
+class CacheWriter:
+    """Writes a cache shard by shard, with tensors of `source`; `head` is the one that the cache keeps, if any.
 
-    `counts` are the supervised tokens of each row, `row_bytes` what it takes on disk. Raises TrainingError if no token is supervised.
+    `counts` are the supervised tokens of each row, `row_bytes` what each takes on disk. Raises TrainingError if no token is supervised.
     """
 
     head: Head | None = None
     written_with: Mapping[str, Any] = {}  # the arithmetic of the shards
 
-    def __init__(self, dataset: Any, key: CacheKey, counts: list[int], row_bytes: list[int], shard_bytes: int, asking: Asked) -> None:
-        self.dataset, self.key, self.asking = dataset, key, asking
+    def __init__(self, dataset: Any, key: CacheKey, counts: list[int], row_bytes: list[int], shard_bytes: int, source: ShardSource) -> None:
+        self.dataset, self.key, self.source = dataset, key, source
         self.counts, self.row_bytes, self.shard_bytes = counts, row_bytes, shard_bytes
         if not any(counts):
             raise TrainingError(
@@ -239,18 +239,18 @@ class Answers:
             path = folder / f"shard-{part.first_row:08d}.safetensors"
             rows = [self.dataset[row] for row in range(part.first_row, part.first_row + part.rows)]
 
-            def heard(tokens: int, before: int = done) -> None:
+            def progress(tokens: int, before: int = done) -> None:
                 reporter.report(Progress("teacher cache", before + tokens, total, "tokens"))
 
-            write_file(path, safetensors.torch.save(self.asking.ask(rows, heard)))
+            write_file(path, safetensors.torch.save(self.source.ask(rows, progress)))
             shards[part] = Shard(path.name, part.first_row, part.rows, part.tokens, path.stat().st_size, file_hash(path))
             self.index(shards).write(folder, name)
             done += part.tokens
         reporter.report(Progress("teacher cache", done, total, "tokens"))
 
 
-class _AnswersOfModel(Answers):
-    """Those of a model on this machine."""
+class _ModelCacheWriter(CacheWriter):
+    """The writer for a model on this machine."""
 
     def __init__(
         self,
@@ -284,19 +284,19 @@ class _AnswersOfModel(Answers):
             row_bytes = [one + other for one, other in zip(row_bytes, beside, strict=True)]
         student = None if student_head is None else student_head.first(vocabulary).detach()
         shared = head if reading else head.first(vocabulary)  # one with other tokens is seen by its reading alone
-        asking = TeacherPass(signal, teacher, shared, student, temperature or 1.0, margins, reading, compared)
+        source = TeacherPass(signal, teacher, shared, student, temperature or 1.0, margins, reading, compared)
         key = cache_key(kind, identity, dataset, **fixed, kept=kept)
-        super().__init__(dataset, key, counts, row_bytes, shard_bytes or SHARD_BYTES, asking)
+        super().__init__(dataset, key, counts, row_bytes, shard_bytes or SHARD_BYTES, source)
         self.head = head if signal.keeps_head else None
         self.written_with = arithmetic(head.weight.device)
 
 
-def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, Shard]:
+def _trusted(folder: Path, writer: CacheWriter, reporter: Reporter) -> dict[_Part, Shard]:
     """Finished shards of an earlier pass with the same key, by one process or several; anything else is reported and removed.
 
     Shards of a pass with another size of shards are kept, but for one whose rows another has too. Afterwards index.json has what is kept.
     """
-    key = answers.key
+    key = writer.key
     index, shares = read_index(folder), sorted(folder.glob(f"{Path(INDEX).stem}-*.json"))
     if index is None or index.key != key:
         if index is not None:
@@ -318,13 +318,13 @@ def _trusted(folder: Path, answers: Answers, reporter: Reporter) -> dict[_Part, 
             part = _Part.of(shard)
             kept[part], stop = shard, part.stop
     if kept and index.written_with:
-        if said := differences(index.written_with, answers.written_with):
+        if said := differences(index.written_with, writer.written_with):
             reporter.report(
                 Notice(f"The teacher's outputs in {folder} were written under other conditions ({said}): last digits can differ.")
             )
-        answers.written_with = index.written_with
+        writer.written_with = index.written_with
     if shares or len(kept) < len(index.shards):
-        answers.index(kept).write(folder)
+        writer.index(kept).write(folder)
         for path in shares:
             path.unlink(missing_ok=True)
     return kept

@@ -1,4 +1,4 @@
-"""One teacher and its rows: which cache its answers go to, written here or, each a share of the shards, by several processes.
+"""The cache of one teacher: which kind it is, and writing it, in this process or in several that share the shards.
 
 setup = CacheSetup(spec, head_of(student), teacher, rows, "gpt2-medium@abc", tokenizers, reading, runtime, reporter)
 choice, cache = setup.ask("auto", left=1)
@@ -22,9 +22,9 @@ from finetune.distillation.across_tokenizers.ways import reading_of
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts, write_share
 from finetune.distillation.cache_choice import CacheChoice, choose_cache, signals_for
-from finetune.distillation.corrected import MARGIN_BYTES
-from finetune.distillation.inside import Compared, facts_of
-from finetune.distillation.itself import Itself, as_teacher, identity_of
+from finetune.distillation.internals import Compared, facts_of
+from finetune.distillation.self_teacher import SelfTeacher, as_teacher, identity_of
+from finetune.distillation.teacher_correction import MARGIN_BYTES
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
 from finetune.formatting import percent, size
@@ -46,7 +46,7 @@ def rows_asked(recipe: Recipe, data: PreparedData) -> Any:
 
 def reading_for(spec: DistillationSpec, student: Head, teacher: Any, ours: Any, theirs: Any) -> Reading | None:
     """How a teacher with another tokenizer is read, if the recipe lets it be."""
-    if spec.across_tokenizers == "none" or isinstance(teacher, Itself):
+    if spec.across_tokenizers == "none" or isinstance(teacher, SelfTeacher):
         return None
     return reading_of(spec.across_tokenizers, ours, theirs, student.vocabulary, context_length(causal_lm(teacher)))
 
@@ -112,13 +112,13 @@ class CacheSetup:
         if self.kept and choice.kind != "none":
             choice = replace(choice, reason=f"{choice.reason}; {size(self._inside_bytes(tokens))} of it for what features compare")
         if choice.kind == "none":
-            if isinstance(self.model, Itself):
+            if isinstance(self.model, SelfTeacher):
                 self.model.check_online(choice.reason)
             return choice, None
         if others is not None:
             others = partial(others, choice.kind, place(choice.kind))
         with as_teacher(self.model) as asked:
-            written = build_cache(choice.kind, asked, self.rows, place(choice.kind), **self._told(), others=others)
+            written = build_cache(choice.kind, asked, self.rows, place(choice.kind), **self._build_options(), others=others)
         if written.key.margins:
             wrong = float((written.read(range(written.rows), supervised_counts(self.rows), ["margins"])[0] > 0).float().mean())
             self.reporter.report(Notice(f"The teacher's first choice is wrong for {percent(wrong)} of the tokens: there it is corrected."))
@@ -134,9 +134,9 @@ class CacheSetup:
     def share(self, kind: str, folder: Path, share: tuple[int, int], shard_bytes: int) -> None:
         """Write this process's share of the shards of a cache that another one builds; see `write_share`."""
         with as_teacher(self.model) as asked:
-            write_share(kind, asked, self.rows, folder, share, **self._told(), shard_bytes=shard_bytes)
+            write_share(kind, asked, self.rows, folder, share, **self._build_options(), shard_bytes=shard_bytes)
 
-    def _told(self) -> dict[str, Any]:
+    def _build_options(self) -> dict[str, Any]:
         return {
             **self.more,
             "compared": self.compared,

@@ -1,4 +1,4 @@
-"""The terms of a run: they watch both models while a batch goes through, and compare what they saw.
+"""The feature losses of a training: hooks capture states of both models during a batch, and the terms compare them.
 
     features = Features(spec, student, teacher, made)
     with features.watch_student(real):
@@ -7,7 +7,7 @@
         ...                                     # the teacher's; of a cache: features.read(cache, rows, counts, lengths)
     loss, sums = features.compared(labels, states, index, teacher_states)
 
-Terms are in terms/, one file each; without any, nothing is watched.
+Terms are in terms/, one file each; without any there are no hooks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from finetune.data.tokens.labels import NO_LOSS
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cutting import layer_stack
-from finetune.distillation.inside import Outputs, pairs_of, terms_of, text_config, watching
-from finetune.distillation.itself import as_teacher
-from finetune.distillation.read_ahead import Asked, ReadAhead
+from finetune.distillation.internals import Outputs, pairs_of, terms_of, text_config, watching
+from finetune.distillation.read_ahead import CacheRead, ReadAhead
+from finetune.distillation.self_teacher import as_teacher
 from finetune.distillation.teachers import Teacher
 from finetune.distillation.terms import Batch, View, Watched, weights_of
 from finetune.distillation.terms.attention import head_width
@@ -114,7 +114,7 @@ class Features:
             else:
                 self._teacher_seen[name] = [each[None] for each in outputs]
 
-    def ahead(self, rows: Sequence[int], counts: Sequence[int], lengths: Sequence[int]) -> list[Asked]:
+    def ahead(self, rows: Sequence[int], counts: Sequence[int], lengths: Sequence[int]) -> list[CacheRead]:
         """What `read` will ask of a cache."""
         return [(rows, lengths if self._terms[name].every_place else counts, names) for name, names in self.kept.items() if names]
 

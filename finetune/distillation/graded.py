@@ -1,10 +1,10 @@
-"""What a student learns from rows that a teacher on a server has graded: the cache that they go to, and what is left to ask.
+"""The cache of a teacher on a server, which returns its likeliest tokens for each row; and what is still to be requested.
 
     rows = Graded.of(recipe, data, tokenizer, runtime)
     rows.left()                             # Left(rows=300, tokens=45_000, supervised=30_000)
-    rows.cache(asking, reporter)            # asks for what is left; a TeacherCache of kind "top_k"
+    rows.cache(source, reporter)            # asks for what is left; a TeacherCache of kind "top_k"
 
-A cache belongs to an address, a model's name, the tokens of the student, and how many are told: nobody can see which weights are served.
+Its key is the address, the name of the model, the student's tokens, and how many likeliest tokens there are: the weights cannot be seen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from finetune.data.prepare import PreparedData, tokenizer_fingerprint
 from finetune.data.tokens.system_prompt import teacher_rows
 from finetune.distillation.cache import CacheKey, TeacherCache, read_index
-from finetune.distillation.cache_builder import Answers, Asked, cache_key, filled, supervised_counts
+from finetune.distillation.cache_builder import CacheWriter, ShardSource, cache_key, filled, supervised_counts
 from finetune.distillation.cache_setup import rows_asked
 from finetune.distillation.signals.top_k import token_bytes
 from finetune.events import Reporter
@@ -61,12 +61,12 @@ class Graded:
         rows = [self.rows[number] for number in range(len(self.rows)) if number not in there]
         return Left(len(rows), sum(len(row["input_ids"]) + 1 for row in rows), sum(supervised_counts(rows)))
 
-    def cache(self, asking: Asked, reporter: Reporter) -> TeacherCache:
-        """Raises what `asking` raises; what was told before is kept."""
+    def cache(self, source: ShardSource, reporter: Reporter) -> TeacherCache:
+        """Raises what `source` raises; what was returned before that is kept."""
         each = token_bytes(self.likeliest)
         counts = supervised_counts(self.rows)
         row_bytes = [count * each for count in counts]
-        return filled(Answers(self.rows, self.key, counts, row_bytes, SHARD_TOKENS * each, asking), self.folder, reporter)
+        return filled(CacheWriter(self.rows, self.key, counts, row_bytes, SHARD_TOKENS * each, source), self.folder, reporter)
 
 
 def tokens_of(tokenizer: Any) -> int:

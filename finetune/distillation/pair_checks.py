@@ -14,19 +14,23 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from finetune.data.tokens.labels import labels_of, learned
+from finetune.data.tokens.labels import NO_LOSS, labels_of, learned
+from finetune.data.tokens.system_prompt import as_teacher_sees
 from finetune.distillation.across_tokenizers.alignment import Share
 from finetune.distillation.across_tokenizers.projected import Reading
+from finetune.distillation.loss import Distillation
+from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.formatting import percent
-from finetune.training.chunked_loss import CrossEntropy, Workspace, chunked_loss
+from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Workspace, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
 from finetune.training.trainer import Supervised
 
 ALIGNS_WELL = 0.8  # share of the supervised tokens
 FINITE_ROWS, LEVEL_ROWS, AGREEMENT_ROWS = 2, 4, 8  # how many are read: broken weights show at once, a better teacher soon
 LOGIT_ROWS = 64  # whose logits are in memory at once
+PROMPTED_ROWS, HARDLY_MOVED = 4, 0.02  # KL per token: a prompt that is followed moves a model by ten times as much and more
 AGREED = 0.5  # of two teachers' most likely tokens; models that learned from like texts share more
 
 
@@ -202,6 +206,30 @@ def contradictions(names: Sequence[str], first_choices: Sequence[torch.Tensor]) 
             hint = "Give each teacher its own rows (teachers: rows), or leave one out."
             findings.append(Finding("warning", f"{text}: they contradict each other, so a student of their mixture follows neither.", hint))
     return findings
+
+
+@torch.no_grad()
+def about_prompt(teacher: nn.Module, rows: Any) -> Finding:
+    """From the answers of a few rows: KL(behind the prompt || without it), the mean over their tokens."""
+    head, total, tokens = head_of(teacher).detach(), 0.0, 0
+    for row in islice(iter(rows), PROMPTED_ROWS):
+        told, bare = _answer_states(teacher, as_teacher_sees(row)), _answer_states(teacher, row)
+        labels = torch.zeros(len(bare), dtype=torch.long, device=bare.device)
+        total += float(chunked_loss(bare, head, Distillation(labels, ChunkLogits("teacher", told, head, 1.0), ForwardKL(), 0.0, 1.0)))
+        tokens += len(bare)
+    moved = total / max(1, tokens)
+    if moved >= HARDLY_MOVED:
+        return Finding("ok", f"The system prompt moves the teacher by a KL of {moved:.2f} per token.")
+    return Finding(
+        "warning",
+        f"The system prompt hardly changes what the teacher says (a KL of {moved:.3f} per token): there is little to learn from it.",
+        "Say it more plainly, or choose a teacher that follows it.",
+    )
+
+
+def _answer_states(model: nn.Module, row: Any) -> torch.Tensor:
+    states = hidden_states(model, token_ids(model, list(row["input_ids"])))[0, :-1]
+    return states[torch.tensor(row["labels"][1:], device=states.device) != NO_LOSS]
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
-"""What a cache holds of the rows of a step, read by a thread while the student's layers are at work.
+"""Prefetching: a thread reads the cached teacher outputs of a step while the student's layers run.
 
     ahead = ReadAhead(cache)
     ahead.begin([([3, 1], [40, 25], ())])       # the batches of a step: rows, their supervised tokens, names of tensors
     values, negentropy = ahead.read([3, 1], [40, 25])
 
-The tensors are pinned: a GPU copies from such memory by itself, and nobody waits.
+The tensors are in pinned memory, from which a GPU copies without blocking.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 
 from finetune.distillation.cache import TeacherCache
 
-Asked = tuple[Sequence[int], Sequence[int], Sequence[str]]  # what TeacherCache.read takes
+CacheRead = tuple[Sequence[int], Sequence[int], Sequence[str]]  # what TeacherCache.read takes
 
 
 class ReadAhead:
-    """Reads a cache, of what was begun ahead; anything else when it is asked for."""
+    """Reads a cache: ahead what was begun, anything else at once."""
 
     def __init__(self, cache: TeacherCache) -> None:
         self.cache = cache
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher cache")
         self._begun: dict[tuple[tuple[int, ...], tuple[str, ...]], Future[list[Tensor]]] = {}
 
-    def begin(self, asked: Iterable[Asked]) -> None:
-        """Begin with a step; what is left of the last one, which was cut into parts, is forgotten."""
+    def begin(self, asked: Iterable[CacheRead]) -> None:
+        """Start reading for a step; what is left of the last step, which was cut into parts, is dropped."""
         self._begun = {(tuple(rows), tuple(names)): self._thread.submit(self._pinned, rows, counts, names) for rows, counts, names in asked}
 
     def read(self, rows: Sequence[int], counts: Sequence[int], names: Sequence[str] = ()) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""From models to what a distillation trains on: the checks, each teacher run once, a trainer that compares with them.
+"""Prepare a distillation: check the models, run each teacher once to write its cache, make the trainer.
 
 setup = prepare_distillation(recipe, student, [teacher], data, tokenizer, [("gpt2-medium@abc", its_tokenizer)], runtime, reporter)
 train(student, tokenizer, data.train, recipe, machine, reporter, folder=folder, make_trainer=setup.trainer)
@@ -15,11 +15,10 @@ from typing import Any
 from finetune.data.prepare import PreparedData
 from finetune.data.tokens.system_prompt import is_prompted
 from finetune.distillation.cache_setup import CacheSetup, reading_for, rows_asked
-from finetune.distillation.inside import compared_of
-from finetune.distillation.itself import Itself, as_teacher
-from finetune.distillation.pair_checks import Finding, contradictions, examine, stop_on_problem, top_tokens
-from finetune.distillation.prompt_check import about_prompt
+from finetune.distillation.internals import compared_of
+from finetune.distillation.pair_checks import Finding, about_prompt, contradictions, examine, stop_on_problem, top_tokens
 from finetune.distillation.routes import rows_of, teacher_rows
+from finetune.distillation.self_teacher import SelfTeacher, as_teacher
 from finetune.distillation.teachers import Teacher
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.events import Notice, Reporter
@@ -90,8 +89,8 @@ def prepare_distillation(
     `models` are the teachers, taken one after another; `known` has the name of each one's exact weights and its tokenizer. With caches the
     setup holds none of them, so the memory of one can be freed before the next is loaded, unless they are to read what a student writes.
     Where there are several devices, `together` has all of them run a teacher. `made` are the facts of a student made from the teacher.
-    `Itself` stands for a student that is its own teacher. Raises TrainingError for a problem that a check finds, DiskFull or RecipeError
-    where there can be no cache and must be one.
+    `SelfTeacher` stands for a student that is its own teacher. Raises TrainingError for a problem that a check finds, DiskFull or
+    RecipeError where there can be no cache and must be one.
     """
     spec = recipe.distillation
     wanted: str = spec.cache
@@ -105,7 +104,7 @@ def prepare_distillation(
         rows, held_out = rows_of(number, taught, of_rows), rows_of(number, data.held_out, of_held_out)
         reading = reading_for(spec, ours, model, tokenizer, theirs)
         if look:
-            other = None if isinstance(model, Itself) else model
+            other = None if isinstance(model, SelfTeacher) else model
             findings = examine(student, other, rows, held_out, tokenizer=tokenizer, teacher_tokenizer=theirs, reading=reading)
             if is_prompted(held_out):
                 with as_teacher(model) as asked:

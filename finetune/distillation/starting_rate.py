@@ -1,9 +1,9 @@
-"""The learning rate of a student, by how far it begins from its teacher.
+"""The learning rate of a student, by its KL divergence from the teacher before training.
 
     rate = rate_for(student, teacher, rows)
     rate.value, rate.said           # 2e-4, "Learning rate 2e-04: the student begins near its teacher, ..."
 
-A student that was cut to pieces has to learn everything again and takes large steps; one that is nearly right is thrown back by them.
+A student that lost most of its abilities has to take large steps; one that is nearly right is thrown back by them.
 Measured in benchmarks/programme.py: see docs/log.md.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.distillation.students.closeness import Closeness
 
-BROKEN = 2.0  # nats per token: a student that begins farther from its teacher has to learn to speak again
+BROKEN = 2.0  # nats per token: a student that begins farther from its teacher has to learn almost everything again
 OF_BROKEN, OF_CLOSE = 5e-4, 2e-4
 
 

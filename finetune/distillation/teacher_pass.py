@@ -1,6 +1,6 @@
-"""A teacher over the rows of one shard of its cache, in batches of similar length: everything that is kept of what it says.
+"""Run a teacher over the rows of one shard of its cache, in batches of similar length, and collect what the cache keeps.
 
-shard = TeacherPass(signal, teacher, head, student_head, temperature=2.0, margins=False).ask(rows, heard)
+shard = TeacherPass(signal, teacher, head, student_head, temperature=2.0, margins=False).ask(rows, progress)
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.labels import NO_LOSS, unpadded
 from finetune.distillation.across_tokenizers.projected import Reading
-from finetune.distillation.corrected import margins as margins_of
-from finetune.distillation.inside import Compared, narrow, terms_of, watching
+from finetune.distillation.internals import Compared, narrow, terms_of, watching
 from finetune.distillation.signals import Signal
+from finetune.distillation.teacher_correction import margins as margins_of
 from finetune.training.chunked_loss import Workspace
 from finetune.training.head import Head, hidden_states, needs_mask
 from finetune.training.trainer import Supervised
@@ -49,13 +49,13 @@ class TeacherPass:
         self.workspace = Workspace()
 
     @torch.no_grad()
-    def ask(self, rows: list[Any], heard: Callable[[int], None]) -> dict[str, Tensor]:
-        """The tensors of one shard, in the order of its rows; `heard` is told how many tokens are done, before each batch."""
+    def ask(self, rows: list[Any], progress: Callable[[int], None]) -> dict[str, Tensor]:
+        """The tensors of one shard, in the order of its rows; `progress` is called with the tokens that are done, before each batch."""
         done, rows = 0, [unpadded(row) for row in rows]
         answers: list[list[Tensor]] = [[] for _ in rows]
         device, lengths = self.head.weight.device, [len(row["input_ids"]) for row in rows]
         for numbers in _batches(lengths, GPU_BATCH_TOKENS if device.type == "cuda" else BATCH_TOKENS):
-            heard(done)
+            progress(done)
             batch = {name: tensor.to(device) for name, tensor in self.collator([rows[n] for n in numbers]).items()}
             if self.reading is None:
                 asked, index = batch, Supervised.of(batch["labels"]).index
@@ -66,7 +66,7 @@ class TeacherPass:
                 positions = asked.get("position_ids")
                 hidden = hidden_states(self.teacher, asked["input_ids"], asked.get("attention_mask"), positions).flatten(0, 1)[index]
             if self.reading is not None:
-                hidden = self.reading.said(hidden, read, self.head, self.workspace)
+                hidden = self.reading.kept_values(hidden, read, self.head, self.workspace)
             counts = (batch["labels"][:, 1:] != NO_LOSS).sum(1).tolist()
             wanted = self.signal.ask(hidden, self.head, self.student, self.temperature, self.workspace)
             if self.margins:

@@ -1,9 +1,8 @@
-"""The teachers of a run, one or several, each a model or a cache that it has written; and what each says about a batch.
+"""The teachers of a training: each a model, a cache that it has written, or both.
 
-    teachers = Teachers([model], [None], [1.0])
-    teachers.logits(0, ask, rows=None, ...)
-
-Several teachers are mixed by weights that sum to one, or `routed`: each row has the number of its teacher.
+Teacher(model, tokenizer=tokenizer).head(cached=False)
+shares([1, 3], 2)                   # [0.25, 0.75]: several are mixed by weights that sum to one
+runs_of([0, 0, 1])                  # [(0, slice(0, 2)), (1, slice(2, 3))]: or each row has the number of its teacher
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any
 
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.cache import TeacherCache
-from finetune.distillation.itself import as_teacher
 from finetune.distillation.read_ahead import ReadAhead
+from finetune.distillation.self_teacher import as_teacher
 from finetune.errors import RecipeError
 from finetune.training.head import Head, head_of
 

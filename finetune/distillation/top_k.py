@@ -1,4 +1,4 @@
-"""Student against a teacher that tells its k likeliest tokens: these are a class each, and all other tokens together are one more.
+"""The loss for a teacher that returns only its k likeliest tokens: each is a class, and all other tokens together are one more.
 
     rule = TopKLoss(labels, values, ids, ForwardKL(), alpha=0.5, temperature=2.0)       # values [n, k + 1], ids [n, k]
     chunked_loss(hidden, head, rule)
@@ -7,8 +7,8 @@
 
 D compares distributions over the k + 1 classes, Q and P: P has the student's probabilities of the teacher's k tokens and the sum of all its
 others. Both are tempered as they are, Q^(1/T) and P^(1/T), each scaled to sum to one: with k of the whole vocabulary that is what T always
-means. With fewer it is another quantity, since the rest is tempered as one token. Approximate either way: what the teacher thinks of the
-rest, token by token, nobody has told.
+means. With fewer it is another quantity, since the rest is tempered as one token. Approximate either way: the teacher's
+probabilities of the other tokens are not known one by one.
 
 The gradient is exact. With g = dD / d(log P / T), whose classes sum to zero, that by the logit of one of the k tokens is its g / T, and by
 that of any other token its share r of the rest times the g of the rest / T. So one softmax over the rest is all that is done per token.

@@ -25,22 +25,22 @@ from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS
 from finetune.distillation.across_tokenizers.spans import SpanReading, span_loss
 from finetune.distillation.across_tokenizers.ways import reading_of
 from finetune.distillation.cache import TeacherCache
-from finetune.distillation.corrected import corrected, margins
 from finetune.distillation.features import features_of
-from finetune.distillation.given import as_tokens, by_name, check_apart, check_correct, check_kinds, known_teachers
-from finetune.distillation.itself import Itself, as_teacher
 from finetune.distillation.loss import CachedGradient, Distillation
-from finetune.distillation.numbered import first_rows, numbered
 from finetune.distillation.objectives import APPROXIMATE, Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.on_policy.practice import OWN
 from finetune.distillation.on_policy.trainer import OnPolicyTrainer, check_teachers
 from finetune.distillation.quantised import count_steps, is_quantised
 from finetune.distillation.read_ahead import ReadAhead
+from finetune.distillation.row_numbers import first_rows, numbered
+from finetune.distillation.self_teacher import SelfTeacher, as_teacher
 from finetune.distillation.several_teachers import Routed, added, joined, mixed
+from finetune.distillation.teacher_correction import corrected, margins
 from finetune.distillation.teachers import Teacher, runs_of, shares
 from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.top_k import TopKLoss
+from finetune.distillation.trainer_inputs import as_tokens, by_name, check_apart, check_correct, check_kinds, known_teachers
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.events import Reporter
@@ -63,7 +63,7 @@ class DistillationTrainer(OnPolicyTrainer):
     (input_ids, labels), or texts and records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in
     the registry or an `Objective`.
 
-    With `correct`, the label has more weight where the teacher's first choice is wrong (finetune/distillation/corrected.py).
+    With `correct`, the label has more weight where the teacher's first choice is wrong (finetune/distillation/teacher_correction.py).
 
     Several teachers (or caches) are a list, mixed by `teacher_weights`, which are scaled to sum to one: D is sum_k w_k D(q_k, p) for
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each
@@ -115,7 +115,7 @@ class DistillationTrainer(OnPolicyTrainer):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
             kwargs["processing_class"] = kwargs.get("processing_class") or tokenizer
-        teachers = known_teachers(Itself.of(model) if teacher_model == SELF else teacher_model, cache, teacher_tokenizer)
+        teachers = known_teachers(SelfTeacher.of(model) if teacher_model == SELF else teacher_model, cache, teacher_tokenizer)
         models = [teacher.model for teacher in teachers]
         check_kinds(model=model, teacher_models=models, args=args, model_init=kwargs.get("model_init"))
         collates = kwargs.get("data_collator") is not None
@@ -135,7 +135,7 @@ class DistillationTrainer(OnPolicyTrainer):
             held_out = [] if kwargs.get("held_out") is None else [kwargs["held_out"]]
             found = numbered([kwargs["train_dataset"], *held_out], caches, teacher_rows, len(teachers))
             kwargs |= dict(zip(("train_dataset", "held_out"), found, strict=False))
-        others = [teacher for teacher in models if not isinstance(teacher, Itself)]
+        others = [teacher for teacher in models if not isinstance(teacher, SelfTeacher)]
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *others))
         super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.routed = given.temperature, given.alpha, teacher_rows is not None
@@ -187,7 +187,7 @@ class DistillationTrainer(OnPolicyTrainer):
         self.model.eval()
         states = self.run_student(inputs).last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
         counts = supervised_counts(inputs)
-        said, *_ = self._said(0, inputs, None, counts, cached=self._cached(inputs))
+        said, *_ = self._teacher_outputs(0, inputs, None, counts, cached=self._cached(inputs))
         self.features.begin(states, supervised.index, said.to(states.device))
         self.model.train(was_training)
 
@@ -227,7 +227,7 @@ class DistillationTrainer(OnPolicyTrainer):
             objective.at(self.state.global_step / max(1, self.state.max_steps) if self.model.training else 1.0)
         if own:  # without labels
             return self._distil(inputs, supervised, hidden, 0.0, objective=objective)
-        if self.alpha < 1 and self._asked(inputs):
+        if self.alpha < 1 and self._has_teacher(inputs):
             return self._distil(inputs, supervised, hidden, self.alpha, correct=self.correct)
         return CrossEntropy(supervised.labels)
 
@@ -237,13 +237,13 @@ class DistillationTrainer(OnPolicyTrainer):
         parts = dict(rule.sums)
         if "ce" not in parts:
             parts["ce"] = chunked_loss(hidden, self.head(), CrossEntropy(supervised.labels), workspace=self.workspace)
-        if not {"kl", APPROXIMATE} & parts.keys() and self._asked(inputs):
+        if not {"kl", APPROXIMATE} & parts.keys() and self._has_teacher(inputs):
             beside = self._distil(inputs, supervised, hidden, 0.0)
             chunked_loss(hidden, self.head(), beside, workspace=self.workspace)
             parts |= {name: beside.sums[name] for name in ("kl", APPROXIMATE) if name in beside.sums}
         return parts
 
-    def _asked(self, inputs: dict[str, Any]) -> bool:
+    def _has_teacher(self, inputs: dict[str, Any]) -> bool:
         """Whether there is a teacher for this batch: those of an evaluation have no row in a cache, and no teacher of their own."""
         if (self.routed and "teacher_number" not in inputs) or (self.prompted and "row" not in inputs):
             return False  # whose rows they are, or what the teacher sees instead, is known of the training rows only
@@ -266,18 +266,18 @@ class DistillationTrainer(OnPolicyTrainer):
         counts = supervised_counts(inputs)
         cached = self._cached(inputs)
         if isinstance(self.teachers[0].reading, SpanReading):
-            likely, _, spans = self._said(0, inputs, None, counts, cached=cached)
+            likely, _, spans = self._teacher_outputs(0, inputs, None, counts, cached=cached)
             assert spans is not None
             how: dict[str, Any] = {"alpha": weight, "temperature": self.temperature, "workspace": self.workspace}
             return span_loss(supervised.labels, hidden, self.head(), likely.to(hidden.device), spans, objective, **how)
         if cached and self.tells_top:
-            values, ids, _ = self._said(0, inputs, None, counts, cached=True)
+            values, ids, _ = self._teacher_outputs(0, inputs, None, counts, cached=True)
             assert ids is not None
             return TopKLoss(supervised.labels, values.to(hidden.device), ids.to(hidden.device), objective, weight, self.temperature)
         runs = self._runs(inputs)
         said, aligned = [], []
         for number, rows in runs:
-            values, negentropy, where = self._said(number, inputs, rows, counts, cached=cached)
+            values, negentropy, where = self._teacher_outputs(number, inputs, rows, counts, cached=cached)
             said.append((values, negentropy))
             aligned.append(torch.ones(len(values), dtype=torch.bool) if where is None else where)
         alpha: float | Tensor = weight
@@ -321,7 +321,7 @@ class DistillationTrainer(OnPolicyTrainer):
         head = self.teachers[number].head(cached=cached).first(self.vocabulary)
         return teacher_logits(f"teacher {number}" if number else "teacher", states, head, self.temperature)
 
-    def _said(
+    def _teacher_outputs(
         self, number: int, inputs: dict[str, Any], rows: slice | None, counts: list[int], *, cached: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What a teacher says about the supervised tokens of some rows of a batch, or of all: states [n, d], or a cache's values.
@@ -350,7 +350,7 @@ class DistillationTrainer(OnPolicyTrainer):
             outputs = self.run_backbone(model, asked.inputs if asked else inputs, masks=teacher.masks)
             states = outputs.last_hidden_state.flatten(0, 1).index_select(0, index)
             if teacher.reading is not None and asked is not None:
-                states = teacher.reading.said(states, asked, teacher.head(cached=False), self.workspace)
+                states = teacher.reading.kept_values(states, asked, teacher.head(cached=False), self.workspace)
             return states, None, asked.where if asked else None
 
     def _prepare(self, teacher: Teacher, head: Head, way: str) -> int:
@@ -359,7 +359,7 @@ class DistillationTrainer(OnPolicyTrainer):
         if way != "none":
             limit = None if teacher.model is None else context_length(causal_lm(teacher.model))
             teacher.reading = reading_of(way, self.processing_class, teacher.tokenizer, vocabulary, limit)
-        if isinstance(teacher.model, Itself):
+        if isinstance(teacher.model, SelfTeacher):
             teacher.masks = self.masks
         elif teacher.model is not None:
             model = teacher.model

@@ -296,8 +296,8 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     import torch
 
     from finetune.distillation.cache_choice import problem_of, signals_for
-    from finetune.distillation.corrected import MARGIN_BYTES
     from finetune.distillation.signals import bytes_of
+    from finetune.distillation.teacher_correction import MARGIN_BYTES
     from finetune.training.head import Head
 
     recipe, report = context.recipe, context.data.report

@@ -13,7 +13,7 @@ from finetune.recipe.settings import FromTeacher
 from finetune.run_context import RunContext
 
 TRAINED = 16  # bytes of a weight in float32 that trains, with its gradient and Adam's state
-SCORES = 6  # matrices of scores that exist at once: see distillation/terms/by_hand.py
+SCORES = 6  # matrices of scores that exist at once: see distillation/terms/autograd.py
 
 
 def check_features(context: RunContext, wanted: FromTeacher | None) -> None:
@@ -35,7 +35,7 @@ def features_memory(spec: FeaturesSpec, tokens: int, longest: int, widths: tuple
     """
     if not (weights := weights_of(spec)):
         return {}
-    from finetune.distillation.terms.by_hand import SCORE_BYTES
+    from finetune.distillation.terms.autograd import SCORE_BYTES
 
     ours, theirs = widths
     states = 4 * tokens * (ours + theirs) + (TRAINED * ours * theirs if ours != theirs else 0)
@@ -58,7 +58,7 @@ def kept_bytes(context: RunContext, number: int, tokens: int, places: int, layer
         return 0
     import torch
 
-    from finetune.distillation.inside import Compared
+    from finetune.distillation.internals import Compared
     from finetune.models.kind import configuration
 
     count = {"none": 0, "auto": layers}[spec.layers] if isinstance(spec.layers, str) else len(spec.layers)

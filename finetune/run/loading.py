@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune import registry
-from finetune.distillation.itself import Itself
 from finetune.distillation.quantised import quantise
+from finetune.distillation.self_teacher import SelfTeacher
 from finetune.distillation.setup import DistillationSetup, prepare_distillation
 from finetune.distillation.starting_rate import rate_at, rate_for
 from finetune.distillation.student import make_student
@@ -166,9 +166,9 @@ def attach_method(context: RunContext, model: Any) -> Any:
     return attached
 
 
-def itself(context: RunContext, student: Any) -> Itself:
+def itself(context: RunContext, student: Any) -> SelfTeacher:
     """The student as its own teacher."""
-    return Itself(student, adapter_off=hasattr(student, "peft_config") and not context.earlier)
+    return SelfTeacher(student, adapter_off=hasattr(student, "peft_config") and not context.earlier)
 
 
 def distillation_setup(

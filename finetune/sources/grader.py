@@ -2,7 +2,7 @@
 
     grader = Grader(server, tokenizer, likeliest=20, vocabulary=49152, budget=200_000)
     grader.check()
-    grader.ask(rows, heard)         # {"rows": [r], "values": [n, 21], "ids": [n, 20]}: a shard of a cache (signals/top_k.py)
+    grader.ask(rows, progress)         # {"rows": [r], "values": [n, 21], "ids": [n, 20]}: a shard of a cache (signals/top_k.py)
 
 Rows go as tokens, so both models must have the same: the server splits a text of ours, and spells tokens of ours and its likeliest ones.
 """
@@ -57,9 +57,9 @@ class Grader:
             self._check_row(ids, told)
             self._check_spelling(told)
 
-    def ask(self, rows: list[Any], heard: Callable[[int], None]) -> dict[str, Tensor]:
+    def ask(self, rows: list[Any], progress: Callable[[int], None]) -> dict[str, Tensor]:
         """The tensors of one shard, in the order of its rows; raises BudgetUsedUp before it asks."""
-        heard(0)
+        progress(0)
         given = [list(row["input_ids"]) for row in rows]
         self.account.check(sum(len(ids) + 1 for ids in given))  # a token is written, too
         places: list[dict[int, Told]] = []

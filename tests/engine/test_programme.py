@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune import registry
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.cache_choice import signals_for
-from finetune.distillation.inside import compared_of
+from finetune.distillation.internals import compared_of
 from finetune.distillation.loss import Distillation
 from finetune.distillation.several_teachers import Mixture, Routed, mixed
 from finetune.distillation.trainer import DistillationTrainer

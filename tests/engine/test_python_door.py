@@ -23,9 +23,9 @@ from finetune import DistillationTrainer, LLMFineTuner
 from finetune.data.given import tokens
 from finetune.data.tokens.encoder import NO_LOSS
 from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.given import as_tokens
 from finetune.distillation.objectives import through_softmax_
 from finetune.distillation.objectives.check import check_gradient
+from finetune.distillation.trainer_inputs import as_tokens
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.events import Progress, Recorder
 from finetune.registry import load, names

@@ -24,7 +24,7 @@ from finetune import registry
 from finetune.distillation import loss as distillation_loss
 from finetune.distillation.across_tokenizers.ways import WAYS
 from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.inside import Compared
+from finetune.distillation.internals import Compared
 from finetune.distillation.quantised import quantise
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.methods.base import MethodContext

@@ -17,7 +17,7 @@ from workshop import Workshop
 from finetune import Recipe
 from finetune.data.prepare import prepare_data
 from finetune.data.tokens.system_prompt import TEACHER_IDS, as_teacher_sees
-from finetune.distillation.prompt_check import about_prompt
+from finetune.distillation.pair_checks import about_prompt
 from finetune.errors import DatasetError, Interrupted, RecipeError
 from finetune.events import Recorder
 from finetune.models.load import load_model

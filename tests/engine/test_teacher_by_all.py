@@ -14,7 +14,7 @@ from workshop import Workshop
 
 from finetune.distillation.cache import TeacherCache, model_identity
 from finetune.distillation.cache_builder import build_cache, write_share
-from finetune.distillation.inside import Compared
+from finetune.distillation.internals import Compared
 from finetune.errors import TrainingError
 from finetune.events import Progress, Recorder, read_events
 from finetune.recipe.distillation_settings import FeaturesSpec

@@ -14,19 +14,19 @@ from pico import NAMES, Rows, arguments, assert_same_weights, model_gradients, p
 from rich.console import Console
 from safetensors.torch import load_file
 from test_distillation_trainer import batch_of
-from test_itself import adapted
 from test_resume import StopAt, resumed
+from test_self_teacher import adapted
 from transformers import BloomConfig, BloomForCausalLM
 from workshop import Workshop, recorded
 
 from finetune import Recipe, registry
-from finetune.distillation import inside, terms
+from finetune.distillation import internals, terms
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.cutting import layer_stack
 from finetune.distillation.student import make_student
 from finetune.distillation.terms import Batch
 from finetune.distillation.terms.attention import projection
-from finetune.distillation.terms.by_hand import relation_divergence, relative_distance
+from finetune.distillation.terms.autograd import relation_divergence, relative_distance
 from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.distillation.terms.relations import relation_heads
 from finetune.distillation.trainer import DistillationTrainer
@@ -82,7 +82,7 @@ class TestArithmetic:
     def test_rows_in_parts_are_the_rows_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         student, teacher = random(2, 5, 6), random(2, 5, 6, seed=1)
         at_once = relation_divergence(student, teacher, 2, SOME)
-        monkeypatch.setattr("finetune.distillation.terms.by_hand.SCORE_BYTES", 1)
+        monkeypatch.setattr("finetune.distillation.terms.autograd.SCORE_BYTES", 1)
         torch.testing.assert_close(relation_divergence(student, teacher, 2, SOME), at_once)
 
     def test_a_token_without_length_stays_finite(self) -> None:
@@ -135,12 +135,12 @@ class TestTheTrainer:
         trainer.train()
         assert trainer.last_parts.keys() >= terms.weights_of(FeaturesSpec(**ALL)).keys()
         assert all(value > 0 for value in trainer.last_parts.values())
-        compared = inside.compared_of(FeaturesSpec(**ALL), student, teacher, None)
+        compared = internals.compared_of(FeaturesSpec(**ALL), student, teacher, None)
         cache = build_cache("hidden", teacher, rows, tmp_path / "cache", compared=compared)
         again = DistillationTrainer(pico(name), arguments(tmp_path), cache=cache, train_dataset=rows, features=ALL)
         again.train()
         assert again.last_parts == pytest.approx(trainer.last_parts, rel=5e-3)
-        said = compared.kept(*inside.facts_of(teacher)).bytes(cache.tokens, sum(len(row["input_ids"]) for row in rows), torch.float32)
+        said = compared.kept(*internals.facts_of(teacher)).bytes(cache.tokens, sum(len(row["input_ids"]) for row in rows), torch.float32)
         assert cache.nbytes - (said + 4 * cache.tokens * cache.head.weight.shape[1]) < 100 * (len(compared.names()) + 6)
 
     @pytest.mark.parametrize("name", [*NAMES, "bloom"])
@@ -150,7 +150,7 @@ class TestTheTrainer:
         model = BloomForCausalLM(BloomConfig(**small)).eval() if name == "bloom" else pico(name)
         for kind, place in (("v", 1), *((("k", 0),) if name in ("gpt2", "opt", "bloom") else ())):
             watched = {"it": [projection(model, layer_stack(model)[-1], kind)]}
-            with inside.watching(watched) as seen, torch.no_grad():
+            with internals.watching(watched) as seen, torch.no_grad():
                 kept = model(torch.arange(4, 11)[None], use_cache=True).cache
             layer = kept.layers[-1]
             torch.testing.assert_close(seen["it"][0], (layer.keys, layer.values)[place].transpose(1, 2).flatten(2))
@@ -319,8 +319,8 @@ class TestRuns:
         shop, found = Workshop(tmp_path), []
         llama(seed=5, layers=6).save_pretrained(shop.folder / "deep")
         tokenizer(chat=True).save_pretrained(shop.folder / "deep")
-        pairs = inside.layer_pairs
-        monkeypatch.setattr(inside, "layer_pairs", lambda *given: found.append((given[1:], pairs(*given))) or found[-1][1])
+        pairs = internals.layer_pairs
+        monkeypatch.setattr(internals, "layer_pairs", lambda *given: found.append((given[1:], pairs(*given))) or found[-1][1])
         asked = {"rounds": [4, 3], "features": {"layers": [1, 2, 3]}}
         recipe = shop.distilling(model=None, teacher=str(shop.folder / "deep"), distillation=asked, training=QUICK, benchmark=SHORT)
         tuner = shop.tuner(recipe)

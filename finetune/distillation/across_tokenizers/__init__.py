@@ -1,1 +1,1 @@
-"""What a teacher with another tokenizer needs: the bytes that each token stands for, and where two tokenizers have read the same text."""
+"""Distillation across tokenizers: the bytes of each token, and where two tokenizers cut a text at the same places."""

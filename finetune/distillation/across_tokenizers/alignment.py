@@ -1,11 +1,11 @@
-"""Where two tokenizers have read the same bytes of a row: only there can one model's next token say something about the other's.
+"""Align two tokenizers: where in a row both have read the same bytes, so that their next tokens can be compared.
 
     alignment = Alignment(student_tokenizer, teacher_tokenizer)
     row = alignment.row(student_ids)
     row.ids, row.places         # what the teacher reads; for each student token the teacher's position there, or -1
     alignment.target            # [teacher's vocabulary]: the student's token that begins the teacher's, or -1
 
-Special tokens of the same name are each other's, and so are the two ends of text. One that the teacher does not have it reads as text.
+Special tokens of the same name are each other's, and so are the two ends of text. The teacher reads one that it does not have as text.
 """
 
 from __future__ import annotations

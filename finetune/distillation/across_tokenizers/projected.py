@@ -1,4 +1,4 @@
-"""A teacher with another tokenizer: it reads the student's rows in its own tokens, and its distribution is seen as one over the student's.
+"""A teacher with another tokenizer: it reads the student's rows in its own tokens, and its distribution is projected onto the student's.
 
     reading = Reading(Alignment(student_tokenizer, teacher_tokenizer), student_head.vocabulary)
     asked = reading.batch(batch)                # what the teacher reads, and where its states are
@@ -89,7 +89,7 @@ def project_(logits: Tensor, target: Tensor, nowhere: Tensor, found: Tensor) -> 
 
 
 @dataclass(frozen=True)
-class Asked:
+class TeacherBatch:
     """A batch as the teacher reads it: `index` [n] of the supervised tokens in its states, and which of them are `aligned`.
 
     The latter are in main memory: what is decided by them need not be read from a GPU.
@@ -129,7 +129,7 @@ class Reading:
         known = torch.from_numpy(self.alignment.target)
         return torch.where(known < self.vocabulary, known, NOWHERE)
 
-    def batch(self, inputs: Mapping[str, Tensor], *, mask: bool = False) -> Asked:
+    def batch(self, inputs: Mapping[str, Tensor], *, mask: bool = False) -> TeacherBatch:
         """A batch of the student's rows (input_ids, labels) for the teacher; with its attention `mask` where the model needs one.
 
         Raises TrainingError for a row that is longer than the teacher's context.
@@ -139,7 +139,7 @@ class Reading:
         width = batch["input_ids"].shape[1]
         flat = [(number, row.places[place]) for number, row in enumerate(rows) for place in supervised[number]]
         index = torch.tensor([number * width + max(place, 0) for number, place in flat], dtype=torch.long)
-        return Asked(batch, sent(index, device), torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool))
+        return TeacherBatch(batch, sent(index, device), torch.tensor([place != NOWHERE for _, place in flat], dtype=torch.bool))
 
     def where(self, numbers: Sequence[int], inputs: Mapping[str, Tensor]) -> Tensor:
         """The `where` of a batch alone, for rows that are known by their `numbers`: each is read once, however often it comes."""
@@ -155,7 +155,7 @@ class Reading:
         """The `where` of rows, each from a batch of its own or of others, as that of one batch."""
         return torch.cat([*rows])
 
-    def said(self, states: Tensor, asked: Asked, head: Head, workspace: Workspace | None = None) -> Tensor:
+    def kept_values(self, states: Tensor, asked: TeacherBatch, head: Head, workspace: Workspace | None = None) -> Tensor:
         """What is kept of the teacher's states at the `index` of what it was asked: here the states [n, d] themselves."""
         return states
 

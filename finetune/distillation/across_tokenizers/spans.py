@@ -2,7 +2,7 @@
 
     reading = SpanReading(Alignment(student_tokenizer, teacher_tokenizer), student_head.vocabulary)
     asked = reading.batch(batch)                            # what the teacher reads, and the span of each supervised token
-    said = reading.said(states, asked, teacher_head)        # [n, 1]: log b of each span, at its last token
+    said = reading.kept_values(states, asked, teacher_head)        # [n, 1]: log b of each span, at its last token
     rule = span_loss(labels, hidden, head, said, asked.where, ForwardKL(), alpha=0.2, temperature=1.0)
 
 A span is likely or not: b for the teacher, a for the student. Any objective compares (b, 1 - b) with (a, 1 - a):
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from finetune.data.tokens.labels import NO_LOSS, labels_of
 from finetune.distillation.across_tokenizers.alignment import MEASURED, NOWHERE, AlignedRow, Alignment, Share
-from finetune.distillation.across_tokenizers.projected import Asked, Reading
+from finetune.distillation.across_tokenizers.projected import Reading, TeacherBatch
 from finetune.distillation.objectives import APPROXIMATE, Objective, divergence
 from finetune.formatting import percent
 from finetune.training.batches import in_main_memory, sent
@@ -60,7 +60,7 @@ class SpanShare(Share):
 
 
 @dataclass(frozen=True)
-class AskedSpans(Asked):
+class SpanBatch(TeacherBatch):
     """`index` [m] of the teacher's positions in spans, the `tokens` [m] that they predict, and the supervised token [m] each counts for.
 
     `spans` [n] are in main memory.
@@ -86,7 +86,7 @@ class SpanReading(Reading):
         """As it is: over the teacher's own tokens."""
         return head
 
-    def batch(self, inputs: Mapping[str, Tensor], *, mask: bool = False) -> AskedSpans:
+    def batch(self, inputs: Mapping[str, Tensor], *, mask: bool = False) -> SpanBatch:
         rows, supervised = self.rows(inputs)
         device, batch = inputs["input_ids"].device, self.padded([row.ids for row in rows], inputs, mask=mask)
         width, (all_ids, all_labels) = batch["input_ids"].shape[1], (tensor.tolist() for tensor in in_main_memory(inputs).values())
@@ -107,7 +107,7 @@ class SpanReading(Reading):
                 count += 1
         there, where, of = (sent(torch.tensor(numbers, dtype=torch.long), device) for numbers in (index, tokens, owner))
         spanned = torch.tensor(spans, dtype=torch.long)
-        return AskedSpans(batch, there, spanned != NOWHERE, where, of, spanned)
+        return SpanBatch(batch, there, spanned != NOWHERE, where, of, spanned)
 
     def joined(self, rows: Sequence[Tensor]) -> Tensor:
         found, count = [], 0
@@ -118,9 +118,9 @@ class SpanReading(Reading):
             count += last - first + 1
         return torch.cat(found)
 
-    def said(self, states: Tensor, asked: Asked, head: Head, workspace: Workspace | None = None) -> Tensor:
+    def kept_values(self, states: Tensor, asked: TeacherBatch, head: Head, workspace: Workspace | None = None) -> Tensor:
         """log b of each span [n, 1] at its last token, 0 elsewhere, for states [m, d] of the teacher."""
-        assert isinstance(asked, AskedSpans)
+        assert isinstance(asked, SpanBatch)
         each = log_likelihoods("teacher", states, head, asked.tokens, workspace or Workspace())
         return each.new_zeros(len(asked.spans)).index_add_(0, asked.owner, each)[:, None]
 

@@ -1,1 +1,1 @@
-"""Practice on the student's own answers: it writes, the teacher reads, and training goes on over what was written."""
+"""On-policy distillation: the student writes answers, and the teacher's distributions over them are what it trains on."""

@@ -1,4 +1,4 @@
-"""What a student answers to the prompts of training rows: sampled at temperature 1, in batches, from a seed of its own.
+"""Generate a student's answers to the prompts of training rows: sampled at temperature 1, in batches, from a seed of their own.
 
     asks = Prompts(rows, tokens=96, context=8192)
     answers = write_answers(model, [asks[0], asks[7]], Writing(stops, pad, tokens=96), seed=42)

@@ -1,4 +1,4 @@
-"""A trainer that can practise: rows of its steps become answers of its own model, which go through it apart from the others.
+"""A trainer for on-policy steps: some rows are replaced by answers of its own model, which run in batches of their own.
 
     trainer.practise(OnPolicySpec(share=0.5), reporter)      # before train()
     trainer.last_parts["own_kl"]                             # the divergence on own answers in the last step

@@ -1,4 +1,4 @@
-"""What is asked of a teacher and kept per supervised token: one small file per signal, found by name in the registry, cheapest first.
+"""What a teacher cache stores for each supervised token: one small file per signal, found by name in the registry, cheapest first.
 
     signal = registry.load("signals", "hidden")
     signal.problem(student_head, forward_kl=True)       # None, or why this run cannot use it
@@ -25,7 +25,7 @@ class Signal:
     names: ClassVar[tuple[str, ...]]
     keeps_head: ClassVar[bool] = False
     of_spans: ClassVar[bool] = False  # whether it is for spans of text across tokenizers, and for nothing else
-    of_server: ClassVar[bool] = False  # whether it is what a server tells, and asked of no other teacher unless by hand
+    of_server: ClassVar[bool] = False  # whether it is what a server returns, and used for no other teacher unless asked for
     why: ClassVar[str]  # it is chosen where nothing cheaper was possible
 
     def problem(self, student: Head, forward_kl: bool) -> str | None:

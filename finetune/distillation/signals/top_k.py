@@ -1,7 +1,7 @@
-"""The teacher's likeliest tokens and their log-probabilities, and that of all others together: what a server tells, and approximate.
+"""The teacher's likeliest tokens and their log-probabilities, and that of all others together: what a server returns, and approximate.
 
-It serves every objective and temperature, and a head that trains: see finetune/distillation/top_k.py. A teacher on this machine tells more,
-so no run chooses it; one made by hand (`build_cache("top_k", model, rows, folder)`) takes 164 bytes a token.
+It serves every objective and temperature, and a head that trains: see finetune/distillation/top_k.py. With a teacher on this machine
+no run chooses it, since more is known; one made by hand (`build_cache("top_k", model, rows, folder)`) takes 164 bytes a token.
 """
 
 from __future__ import annotations

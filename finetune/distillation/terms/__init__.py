@@ -1,4 +1,4 @@
-"""What is added to a distillation's loss beside the divergence: how far the student's inside is from the teacher's, one file for each part.
+"""Feature losses, added to the divergence: how far the student's internal states are from the teacher's, one file for each.
 
     term = registry.load("terms", "last")
     term.weight(spec)                                   # what the recipe gives it; 0 leaves it out

@@ -1,4 +1,4 @@
-"""Where in a layer queries, keys and values are made: three projections, or one that makes all of them.
+"""Find the projections for queries, keys and values in a layer: three modules, or one that packs all of them.
 
     watched = projection(model, layer, "v")
     watched.take(output)                 # the values [rows, length, heads * width] in the output of watched.module

@@ -49,7 +49,7 @@ class InnerLayers(Term):
     def value(self, student: View, teacher: View, batch: Batch) -> Tensor:
         import torch
 
-        from finetune.distillation.terms.by_hand import relative_distance
+        from finetune.distillation.terms.autograd import relative_distance
 
         parts = [
             relative_distance(ours.flatten(0, 1).index_select(0, student.index), theirs.flatten(0, 1).index_select(0, teacher.index))

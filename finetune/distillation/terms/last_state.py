@@ -31,6 +31,6 @@ class LastState(Term):
         return head_of(model).weight.shape[1]
 
     def value(self, student: View, teacher: View, batch: Batch) -> Tensor:
-        from finetune.distillation.terms.by_hand import relative_distance
+        from finetune.distillation.terms.autograd import relative_distance
 
         return relative_distance(student.states, teacher.states)

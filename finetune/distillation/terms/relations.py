@@ -45,7 +45,7 @@ class Relations(Term):
     def value(self, student: View, teacher: View, batch: Batch) -> Tensor:
         import torch
 
-        from finetune.distillation.terms.by_hand import relation_divergence
+        from finetune.distillation.terms.autograd import relation_divergence
 
         parts = []
         for ours, theirs in zip(student.outputs, teacher.outputs, strict=True):

@@ -1,4 +1,4 @@
-"""Less of the teacher where it is wrong: where its first choice is not the label, the label takes a share m of its place.
+"""Correct a teacher where its first choice is not the label: a share m of its probability goes to the label.
 
     margin = margins(hidden, teacher_head, labels)      # [n], once for each token of the data
     alpha = corrected(0.2, margin, by=0.2)               # [n], the weight of the label for each token

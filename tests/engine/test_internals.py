@@ -16,7 +16,7 @@ from finetune.distillation import trainer as trainer_module
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache, supervised_counts
 from finetune.distillation.features import Features
-from finetune.distillation.inside import Compared, facts_of, narrow
+from finetune.distillation.internals import Compared, facts_of, narrow
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import TrainingError
 from finetune.events import Progress, Recorder

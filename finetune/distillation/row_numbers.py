@@ -1,4 +1,4 @@
-"""Rows with the numbers that a distillation looks up: which row of the teacher's cache each is, and whose it is.
+"""Number the rows of a distillation: which row of the teacher's cache each is, and which teacher it belongs to.
 
 rows, held_out = numbered([rows, held_out], [cache], None, 1)
 rows[3]["row"]          # 3

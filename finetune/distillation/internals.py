@@ -1,4 +1,4 @@
-"""What of a teacher's inside is compared: watched while it reads a batch, and what a cache keeps of that.
+"""The internal states of a teacher that terms compare: captured by forward hooks, and which of them a cache keeps.
 
     compared = compared_of(spec, student, teacher, made)        # which of the teacher's layers; None where nothing inside is compared
     compared.kept(teacher)                                      # the names of the tensors of a cache, and the numbers in each
@@ -45,7 +45,7 @@ class Kept:
         """On disk, for rows of so many supervised tokens and places, of a teacher that computes in `dtype`."""
         return (8 if dtype == torch.float64 else 2) * (tokens * sum(self.tokens.values()) + places * sum(self.places.values()))
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values, for the key of a cache."""
         return asdict(self)
 

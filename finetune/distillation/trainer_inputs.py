@@ -1,4 +1,4 @@
-"""What a caller gives a DistillationTrainer: models by name, rows as text, several teachers; and what none of these can be.
+"""The arguments of a DistillationTrainer in every form that it takes (models by name, rows as text, several teachers), and their checks.
 
 model, tokenizer = by_name("org/name")
 rows = as_tokens([{"prompt": "...", "completion": "..."}], tokenizer)
@@ -16,7 +16,7 @@ import torch
 from transformers import TrainingArguments
 
 from finetune.data.given import records, rows_of_file, tokens
-from finetune.distillation.itself import Itself
+from finetune.distillation.self_teacher import SelfTeacher
 from finetune.distillation.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder
@@ -62,7 +62,7 @@ def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_i
     if model is None and model_init is None:
         raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
     for name, given in (("model", model), *(("teacher_model", teacher) for teacher in teacher_models)):
-        if given is not None and not isinstance(given, torch.nn.Module | Itself):
+        if given is not None and not isinstance(given, torch.nn.Module | SelfTeacher):
             raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
         if isinstance(given, torch.nn.Module):
             check_causal(given)
@@ -84,7 +84,7 @@ def check_apart(student: Any, teachers: Sequence[Any]) -> None:
     """Raises RecipeError where a teacher is the student, or has weights that it trains: those would be frozen, or teach themselves."""
     ours = {id(parameter) for parameter in student.parameters() if parameter.requires_grad} if student is not None else set()
     for teacher in teachers:
-        if teacher is None or isinstance(teacher, Itself):
+        if teacher is None or isinstance(teacher, SelfTeacher):
             continue
         if teacher is student:
             raise RecipeError("Teacher and student are the same model.", hint="Load the student separately, or make one from the teacher.")

@@ -12,7 +12,7 @@ from workshop import Workshop
 
 from finetune import Recipe
 from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.corrected import corrected, margins
+from finetune.distillation.teacher_correction import corrected, margins
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError
 from finetune.events import Notice

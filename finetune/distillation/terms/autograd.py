@@ -1,4 +1,4 @@
-"""The arithmetic of the terms, with gradients made in the forward pass: one tensor as large as the student's is kept, and no more.
+"""Autograd functions of the terms, which compute the gradient in the forward pass and keep only that, as large as the student's tensor.
 
     relative_distance(student, teacher)                         # of states [n, d]
     relation_divergence(student, teacher, heads, batch)         # of projections [rows, length, width]

@@ -1,6 +1,6 @@
-"""A model as its own teacher: what it was before the run, without a second copy of it in memory.
+"""Self-distillation: a model learns from itself as it was before the run, without a second copy in memory.
 
-    teacher = Itself(model, adapter_off=True)
+    teacher = SelfTeacher(model, adapter_off=True)
     with as_teacher(teacher) as before:          # the model with its new adapter off, and without dropout
         hidden_states(before, ids)
 
@@ -23,14 +23,14 @@ from finetune.training.head import causal_lm
 
 
 @dataclass(frozen=True)
-class Itself:
+class SelfTeacher:
     """`adapter_off`: the model was, before the run, what it is without its adapter; else it can be asked before the first step only."""
 
     model: Any
     adapter_off: bool
 
     @classmethod
-    def of(cls, model: Any) -> Itself:
+    def of(cls, model: Any) -> SelfTeacher:
         """For training; raises RecipeError for a model without an adapter, which changes with every step."""
         if not hasattr(model, "peft_config"):
             raise RecipeError(
@@ -49,16 +49,16 @@ class Itself:
 
 
 def identity_of(teacher: Any, name: str) -> str:
-    """What `model_identity` says of a teacher, which may be `Itself`."""
-    if isinstance(teacher, Itself):
+    """What `model_identity` says of a teacher, which may be `SelfTeacher`."""
+    if isinstance(teacher, SelfTeacher):
         return model_identity(teacher.model, name, base_only=teacher.adapter_off)
     return model_identity(teacher, name)
 
 
 @contextmanager
 def as_teacher(teacher: Any) -> Iterator[nn.Module]:
-    """The model to ask: a teacher as it is, `Itself` as it was before the run."""
-    if not isinstance(teacher, Itself):
+    """The model to ask: a teacher as it is, `SelfTeacher` as it was before the run."""
+    if not isinstance(teacher, SelfTeacher):
         yield teacher
         return
     inner = causal_lm(teacher.model)
