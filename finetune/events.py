@@ -153,7 +153,7 @@ class TrainingFinished(Event, name="training"):
     """Totals of the training; `real_tokens` and `supervised_tokens` count rows, never padding.
 
     `first_loss` and `final_loss` are means of up to five steps at each end, never of the same step twice. `kept` says which step's weights
-    are the result, where the held-out loss was measured (see training/choice.py). `steps_with_fewer_threads` were made while
+    are the result, where the held-out loss was measured (see training/kept_step.py). `steps_with_fewer_threads` were made while
     other programs kept cores busy.
     """
 

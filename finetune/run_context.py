@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from finetune.data.prompts import Prompts
     from finetune.distillation.across_tokenizers.alignment import Alignment
     from finetune.hardware.machine import Machine
-    from finetune.methods.earlier import EarlierAdapter
+    from finetune.methods.earlier_adapter import EarlierAdapter
     from finetune.models.location import LocatedModel
 
 RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "prompts", "data", "cut", "whole_on")
@@ -150,7 +150,7 @@ class RunContext:
     @cached_property
     def earlier(self) -> EarlierAdapter | None:
         """The adapter that is trained further: the model of the run where that is an adapter and the method trains one."""
-        from finetune.methods.earlier import EarlierAdapter
+        from finetune.methods.earlier_adapter import EarlierAdapter
 
         return EarlierAdapter.of(self.located) if self.method.trains_further and not self.student_is_made else None
 
@@ -273,7 +273,7 @@ class RunContext:
         """The same with the revisions that were found written into the recipe, and the settings that an earlier adapter keeps."""
         found: dict[str, Any] = {} if self.student_is_made else {"model": self.located.pinned}
         if self.earlier:
-            from finetune.methods.earlier import settings_kept
+            from finetune.methods.earlier_adapter import settings_kept
 
             found["method"] = settings_kept(self.earlier, self.recipe.method)
         if self.recipe.teachers:

@@ -147,7 +147,7 @@ class RunFolder:
                 self.release()
 
     def check_unclaimed(self) -> None:
-        """Raises FolderInUse if another process works here; in a folder that we may only read nobody can be asked."""
+        """Raises FolderInUse if another process works here; in a read-only folder that cannot be known."""
         if self._lock is None and self.lock_file.is_file():
             with suppress(OSError):
                 self._locked().release()

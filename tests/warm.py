@@ -206,7 +206,7 @@ def become(job: dict[str, Any], descriptors: list[int]) -> None:
 
 
 def import_everything() -> None:
-    from finetune.system.noise import hush
+    from finetune.system.library_warnings import hush
 
     hush()
     import finetune

@@ -1,4 +1,4 @@
-"""The answers of a benchmark to look at: a few from all over, and the worst.
+"""The sample answers of a benchmark: a few across the range, and the worst.
 
 for answer in worst(scores, 5):         # the content of benchmark.json
     answer.row, answer.score, answer.missing        # 17, 0.0, ["4711"]

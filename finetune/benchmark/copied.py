@@ -1,4 +1,4 @@
-"""Numbers and codes of the references that the answers have too: an order number with one digit changed costs ROUGE almost nothing.
+"""The score `copied`: numbers and codes of the references that the answers repeat exactly, since ROUGE hardly notices a wrong digit.
 
     codes("Order AB-1234 ships on 2026-05-01, ask help@shop.example")   # {"ab-1234", "2026-05-01", "help@shop.example"}
     right, of = copied(["Order AB-1243."], ["Order AB-1234 ships in 3 days."])   # [0], [2]

@@ -285,7 +285,7 @@ def _options(names: Iterable[str]) -> list[tuple[str, str]]:
 def _kinds() -> str:
     """What a model can be exported to."""
     from finetune.export.exporters import exporters
-    from finetune.export.kinds import DEFAULT, KINDS
+    from finetune.export.gguf_types import DEFAULT, KINDS
 
     return f"\nKinds: {', '.join(exporters())}\nTypes of gguf: {', '.join(KINDS)} (default {DEFAULT})\n"
 

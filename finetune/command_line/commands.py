@@ -19,8 +19,8 @@ from finetune.command_line.recipe_commands import import_config as import_config
 from finetune.command_line.recipe_commands import recipe_file
 from finetune.command_line.recipe_commands import recipes as recipes
 from finetune.errors import BadInput, NoTerminal, RecipeError, UploadError
-from finetune.screen.shown import console_of as _console
-from finetune.screen.shown import show as _show
+from finetune.screen.command_output import console_of as _console
+from finetune.screen.command_output import show as _show
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _show(arguments, {"runs": [row.to_dict() for row in rows]})
     recipe = load(arguments.set)
     if arguments.fail_if_worse:
-        from finetune.benchmark.gate import check_gate
+        from finetune.benchmark.fail_if_worse import check_gate
 
         check_gate(arguments.fail_if_worse, recipe)
     return _execute(recipe, arguments, _runtime(arguments))
@@ -171,7 +171,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
 
         tuner = LLMFineTuner.of_run(folder.output_dir, reporter=reporter, runtime=_runtime(arguments))
         if arguments.fail_if_worse:
-            from finetune.benchmark.gate import check_gate
+            from finetune.benchmark.fail_if_worse import check_gate
 
             check_gate(arguments.fail_if_worse, tuner.recipe)
         scores = tuner.benchmark()
@@ -248,7 +248,7 @@ def merge(arguments: argparse.Namespace) -> int:
 
     from finetune import registry
     from finetune.formatting import percent, size
-    from finetune.publish.elsewhere import adapter_of, folder_commands
+    from finetune.publish.usage import adapter_of, folder_commands
     from finetune.screen.reporter import working
     from finetune.screen.tables import to_copy
     from finetune.screen.wording import command_name
@@ -322,7 +322,7 @@ def _judge(arguments: argparse.Namespace, scores: dict[str, Any]) -> None:
     """With --fail-if-worse: raises BenchmarkError if the score is worse, and says so where it could not be judged."""
     metric = getattr(arguments, "fail_if_worse", None)
     if metric:
-        from finetune.benchmark.gate import gate
+        from finetune.benchmark.fail_if_worse import gate
 
         if why := gate(scores, metric):
             print(why, file=sys.stderr)

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from finetune.errors import OutputExists, RecipeError
-from finetune.screen.shown import show
+from finetune.screen.command_output import show
 
 
 def recipe_file(name: str) -> Path:

@@ -1,9 +1,9 @@
-"""What rows are compared by, so that nothing is measured that was trained on: whole rows, prompts, and every answer with what precedes it.
+"""Hashes by which training and held-out rows are kept apart: of whole rows, of prompts, and of every answer with what precedes it.
 
 hashes({"messages": [user, answer, user, last answer]})
     ->  {"row_hash": ..., "prompt_hash": ..., "answer_hashes": [of the first answer], "asked_hashes": [of what precedes it]}
 
-Equal but for case and spacing is equal. Who says something is not looked at, but what is thought and called is.
+Case and spacing do not count, nor do roles; reasoning and tool calls do.
 """
 
 from __future__ import annotations

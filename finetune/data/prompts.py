@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.arrow_records import restored
 from finetune.data.reading import Rows, read_rows
 from finetune.data.row_reader import TO_COME
-from finetune.data.stored import restored
 from finetune.data.tokens.turns import last_learned
 from finetune.errors import UnknownFormat
 from finetune.events import Reporter

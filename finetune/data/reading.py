@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import registry
+from finetune.data.arrow_records import schema_of, stored
 from finetune.data.builtin import open_builtin
 from finetune.data.files import looks_local
 from finetune.data.formats.cells import Record, is_blank, is_blank_row
 from finetune.data.hashes import hashes
-from finetune.data.left_out import LeftOut, left_out_sentences
+from finetune.data.ignored_text import IgnoredText, left_out_sentences
 from finetune.data.local_source import open_local
 from finetune.data.row_reader import RowReader
 from finetune.data.rows import (
@@ -40,7 +41,6 @@ from finetune.data.rows import (
     too_many_bad_rows,
     weight_of,
 )
-from finetune.data.stored import schema_of, stored
 from finetune.errors import BadRow, DatasetNotFound, UnknownFormat
 from finetune.events import Progress, Reporter
 from finetune.foreign import LONGEST, reading, reason
@@ -62,7 +62,7 @@ BATCH = 1000
 
 @dataclass
 class Rows:
-    """An Arrow stream file with the columns of `finetune.data.stored`, `file` (index into `facts.files`), `line`, and hashes.
+    """An Arrow stream file with the columns of `finetune.data.arrow_records`, `file` (index into `facts.files`), `line`, and hashes.
 
     `row_hash` and `prompt_hash` are equal where a row up to its last answer, or all before that answer, is equal but for case and spacing;
     `answer_hashes` and `asked_hashes` say the same of the answers before the last.
@@ -181,7 +181,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
         unread = [note for note in origin.notes if note.startswith("Not read in")]  # what was meant may be there
         others = f"To read them: --set {quoted('dataset.data_files=*.ENDING')}" if unread and typed_path(spec.source).is_dir() else ""
         raise UnknownFormat(error.message, hint=" ".join(filter(None, [error.hint, *unread, others]))) from None
-    left = LeftOut(reader.format, reader.columns, reader.all_columns)
+    left = IgnoredText(reader.format, reader.columns, reader.all_columns)
     facts = RowFacts(origin.name, origin.pinned, reader.format.name, reader.columns, [], [], 0, 0, 0, 0, [], list(origin.notes))
     not_wanted: Counter[str] = Counter()
     schema = schema_of(tokens=hasattr(reader.format, "to_record"), routed=routed_by is not None)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.arrow_records import restored
 from finetune.data.endings import is_prose
-from finetune.data.known import Known, among
 from finetune.data.reading import Rows
-from finetune.data.stored import restored
+from finetune.data.row_overlap import RowHashes, among
 from finetune.errors import EmptyDataset
 from finetune.recipe import DatasetSpec
 
@@ -81,8 +81,8 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
     else:
         train, held_out = order[:limit], random.permutation(len(evaluation))[: max(count, MEASURED)]
     train, held_out = np.sort(train), np.sort(held_out)
-    mine = Known.of(rows)
-    theirs = Known.of(evaluation) if evaluation else mine
+    mine = RowHashes.of(rows)
+    theirs = RowHashes.of(evaluation) if evaluation else mine
 
     nearly_none = max(1, min(NEARLY_NONE * len(held_out), FEW))
 
@@ -144,7 +144,7 @@ def with_deciding(division: Division, rows: Rows, seed: int, between: str = "rou
 
     About as many rows as are held out; for `steps` none where there are too few. Raises EmptyDataset where rounds have too few.
     """
-    known = Known.of(rows)
+    known = RowHashes.of(rows)
     groups = known.conversations() if division.by == "conversations" else known.prompts
     order = np.random.default_rng([seed, 3]).permutation(division.train)
     count = rows_to_decide(len(order), len(division.held_out), between)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.data import tokenized
-from finetune.data.known import Known
 from finetune.data.prepare import measured_row
 from finetune.data.reading import Rows
+from finetune.data.row_overlap import RowHashes
 from finetune.data.rows import RowProblem
 from finetune.data.thinking import decide
 from finetune.data.tokens.encoder import Encoder
@@ -53,7 +53,7 @@ def to_measure(
         thinking = bool(decide(tokenizer, rows, chosen).thinking)
     encoder = Encoder(tokenizer, max_length=spec.max_length, supervise="answers", thinking=thinking)
     found = ToMeasure()
-    known = Known.of(rows)
+    known = RowHashes.of(rows)
     one = len(np.unique(known.prompts)) == 1  # nothing else is asked, and the rows are what differs
     groups = (known.rows[chosen] if one else known.together(chosen)).tolist()
     for group, (record, result) in zip(groups, tokenized.encoded(encoder, rows, chosen), strict=True):

@@ -48,7 +48,7 @@ from finetune.hardware.kernels import use_fast_kernels
 from finetune.recipe import Recipe
 from finetune.recipe.distillation_settings import FeaturesSpec, OnPolicySpec
 from finetune.recipe.teacher_settings import SELF
-from finetune.system.noise import hush
+from finetune.system.library_warnings import hush
 from finetune.training.batches import KNOWN, lengths_of, right_padding_mask, row_numbers, sent, some_rows, supervised_counts
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Rule, chunked_loss, precision
 from finetune.training.head import Head, causal_lm, check_head, context_length, fixed_positions, head_of, needs_mask, padding_id

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from finetune.data.given import records, rows_of_file, tokens
+from finetune.data.in_memory import records, rows_of_file, tokens
 from finetune.distillation.self_teacher import SelfTeacher
 from finetune.distillation.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch

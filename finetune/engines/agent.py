@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from finetune.engines.files import Lines, Workplace
+from finetune.engines.workplace import Lines, Workplace
 from finetune.system.children import python_command
 
 

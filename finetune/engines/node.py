@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from finetune.engines.files import Workplace
 from finetune.engines.torchrun import Torchrun, end
+from finetune.engines.workplace import Workplace
 from finetune.errors import TrainingError
 from finetune.events import Fanout
 from finetune.recipe import Recipe

@@ -13,8 +13,8 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
-from finetune.engines.files import Workplace
 from finetune.engines.torchrun import Torchrun
+from finetune.engines.workplace import Workplace
 from finetune.errors import BadInput
 from finetune.runtime import RuntimeOptions
 from finetune.system.children import python_child

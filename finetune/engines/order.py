@@ -1,4 +1,4 @@
-"""One training as JSON and files, and the same training made of them again by a worker.
+"""Hand a training to workers: its context and model as JSON and files, and the same context made from them in a worker.
 
     give(order, places)                  # the parent: what it has found and made, written down
     order = take(places, reporter)       # each worker: models loaded, the method attached, weights as they were
@@ -18,7 +18,7 @@ import torch
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.setup import DistillationSetup
 from finetune.distillation.teachers import Teacher
-from finetune.engines.files import Workplace
+from finetune.engines.workplace import Workplace
 from finetune.errors import TrainingError
 from finetune.events import Fanout
 from finetune.hardware.kernels import use_fast_kernels
@@ -59,7 +59,7 @@ def take(places: Workplace) -> tuple[Order, int]:
     """The training, and the threads of each worker on a CPU. Raises what loading raises, and TrainingError for rows that are others here.
 
     A model that is to be cut is in main memory, as pages of files that all workers read: each takes its part of it onto its device.
-    Its reporter has nobody to tell yet: the parent has reported all that was done before.
+    Its reporter is empty at first: the parent has reported all that was done before.
     """
     told = json.loads(places.order.read_text(encoding="utf-8"))
     context = context_of(told)
@@ -93,7 +93,7 @@ def context_told(context: RunContext) -> dict[str, Any]:
 
 
 def context_of(told: Mapping[str, Any]) -> RunContext:
-    """The same context in a worker; raises TrainingError for rows that are others here. Its reporter has nobody to tell yet."""
+    """The same context in a worker; raises TrainingError for rows that are others here. Its reporter is empty at first."""
     context = RunContext(Recipe.from_layers(told["recipe"]), RuntimeOptions.from_dict(told["runtime"]), Fanout())
     machine = Machine(**told["machine"])
     context = context.beside(machine=machine, whole_on="cpu" if told.get("cut") else machine.device)

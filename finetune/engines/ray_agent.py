@@ -15,8 +15,8 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from finetune.engines.files import Lines, Workplace
 from finetune.engines.worker import by_ray, watch_parent
+from finetune.engines.workplace import Lines, Workplace
 from finetune.errors import TrainingError
 from finetune.events import Notice
 from finetune.foreign import reason

@@ -1,4 +1,4 @@
-"""A teacher that several processes run, as JSON and files; and what one of them does with its share of the rows.
+"""Write a teacher cache with several processes: the order as JSON and files, and what a process does with its share of the rows.
 
     give(asked, places)                  # the parent: which teacher, where its answers go, the student's head
     run(places, 1, 4, reporter)          # each worker: the second of four
@@ -19,8 +19,8 @@ from finetune.distillation import cache_builder
 from finetune.distillation.cache import load_head, save_head
 from finetune.distillation.cache_setup import CacheSetup, reading_for, rows_asked
 from finetune.distillation.routes import rows_of, teacher_rows
-from finetune.engines.files import Workplace
 from finetune.engines.order import context_of, context_told
+from finetune.engines.workplace import Workplace
 from finetune.events import Reporter
 from finetune.run.loading import attach_method, itself, load_base, load_teacher, quantised
 from finetune.run.train_model import Asked

@@ -24,8 +24,8 @@ import psutil
 import torch
 
 from finetune.engines import teacher_shards as teacher
-from finetune.engines.files import Followed, Workplace, error_of, event_of
 from finetune.engines.order import give
+from finetune.engines.workplace import Followed, Workplace, error_of, event_of
 from finetune.errors import FinetuneError, TrainingError
 from finetune.events import Event, Notice, Progress, TrainingFinished
 from finetune.run.train_model import Asked, Order

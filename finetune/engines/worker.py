@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 
 from finetune.engines import teacher_shards as teacher
-from finetune.engines.files import Lines, Workplace
 from finetune.engines.order import take
+from finetune.engines.workplace import Lines, Workplace
 from finetune.errors import FinetuneError, TrainingError
 from finetune.events import Notice, Recorder
-from finetune.system.noise import hush
+from finetune.system.library_warnings import hush
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 

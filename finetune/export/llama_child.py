@@ -1,4 +1,4 @@
-"""The inside of a process that runs a GGUF file in llama.cpp: its tokens, probabilities, rendered chats and speed.
+"""The process that runs a GGUF file in llama.cpp and returns tokens, probabilities, rendered chats and speed.
 
 python -m finetune.export.llama_child       # one order as JSON on stdin; finetune/export/llama_cpp.py gives it
 

@@ -1,4 +1,4 @@
-"""What llama.cpp makes of a GGUF file, asked of a process of its own.
+"""Run a GGUF file in llama.cpp, in a process of its own: tokens, rendered chats, probabilities, speed.
 
 found = asked(path, Questions(texts, chats, prompts, vocabulary=49152, threads=2), progress)
 found.tokens[0], found.log_probabilities[0].shape, found.tokens_per_second

@@ -17,7 +17,7 @@ from finetune.errors import ModelError
 from finetune.export.probes import CHATS
 from finetune.export.prompt_format import PromptFormat, Turns
 from finetune.model_folder import read_json
-from finetune.models.spelling import ends_of
+from finetune.models.saved_configs import ends_of
 from finetune.models.templates.chat_template import answer_ends, render_chat
 
 GENERATION = "generation_config.json"

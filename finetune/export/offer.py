@@ -22,7 +22,7 @@ USUAL = "q8_0"  # half of f16, and hardly ever another answer
 
 
 def in_reach(home: Path, runtime: RuntimeOptions | None = None) -> bool:
-    """Whether llama.cpp has the architecture and a tokenizer of this kind; loads nothing, and asks nobody for a base that is not here."""
+    """Whether llama.cpp has the architecture and a tokenizer of this kind; loads nothing, and downloads no base that is not here."""
     try:
         folder = _whole(home, runtime or RuntimeOptions())
         config = read_json(folder / "config.json") if folder is not None and (folder / "config.json").is_file() else {}

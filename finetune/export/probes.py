@@ -1,4 +1,4 @@
-"""What an exported file is asked: texts that tokenizers cut differently, chats, and prompts whose next token both sides predict.
+"""The inputs on which an exported file is compared with the model: texts that tokenizers cut differently, chats, and prompts.
 
 probes = Probes.of(run, PromptFormat.of(run, tokenizer))
 """

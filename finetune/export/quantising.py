@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import FinetuneError, HardwareError
-from finetune.export.kinds import QUANTISES_ITSELF
+from finetune.export.gguf_types import QUANTISES_ITSELF
 
 PACKAGE = "xllamacpp"
 INSTALL = "pip install xllamacpp"

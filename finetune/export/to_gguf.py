@@ -20,16 +20,16 @@ import torch
 from finetune import registry
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter, stage
-from finetune.export.gate import Verdict, judge
-from finetune.export.kinds import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
+from finetune.export.gguf_gate import Verdict, judge
+from finetune.export.gguf_tokenizer import words_of
+from finetune.export.gguf_types import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
+from finetune.export.gguf_writer import Planned, check_read_back, plan, write
 from finetune.export.modelfile import modelfile
 from finetune.export.place import ELSEWHERE, check_finished, check_place, name_of
 from finetune.export.probes import Probes
 from finetune.export.prompt_format import PromptFormat
 from finetune.export.quantising import INSTALL, has_llama_cpp, needs_llama_cpp
 from finetune.export.record import Exported, Speed, keep
-from finetune.export.tokens import words_of
-from finetune.export.writing import Planned, check_read_back, plan, write
 from finetune.formatting import percent, size
 from finetune.hardware.machine import inspect
 from finetune.models.gguf_architectures import Architecture, architecture_of, is_tied, long_texts, tensors
@@ -38,8 +38,8 @@ from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.planning.stages import FEWEST_PARAMETERS
 from finetune.publish.card import licence_of
-from finetune.publish.elsewhere import gguf_commands
 from finetune.publish.merged import base_changed
+from finetune.publish.usage import gguf_commands
 from finetune.recipe import Recipe
 from finetune.recipe.distillation_settings import QuantizeSpec
 from finetune.run_folder import RunFolder
@@ -152,7 +152,7 @@ def _judged(
 ) -> tuple[Verdict, Speed | None]:
     """All four parts with llama.cpp, else the first two."""
     if not has_llama_cpp():
-        from finetune.export.read_back import check_words
+        from finetune.export.gguf_tokenizer_check import check_words
 
         check_words(path, probes)
         return Verdict(count, len(probes.texts)), None

@@ -1,4 +1,4 @@
-"""What the last digits of a number depend on beside what is computed: other processors, threads and libraries round sums otherwise.
+"""What the last digits of a result depend on: the processor, the number of threads, and library versions round sums differently.
 
 arithmetic("cpu")       # {"processor": "AMD EPYC 7B13", "threads": 2, "torch": "2.13.0+cpu", "transformers": "5.24.0", ...}
 differences({"threads": 1}, {"threads": 2})     # "threads 1, here 2"
@@ -26,6 +26,6 @@ def arithmetic(device: str | torch.device) -> dict[str, Any]:
 
 
 def differences(then: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What was another, in words; empty if nothing was, or nobody knows."""
+    """What differed, in words; empty if nothing did, or it is not known."""
     pairs = {name: (value, here.get(name)) for name, value in then.items()}
     return "; ".join(f"{name} {before}, here {now or 'none'}" for name, (before, now) in pairs.items() if before != now)

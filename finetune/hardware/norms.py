@@ -1,4 +1,4 @@
-"""RMS norms on a GPU by torch's one kernel, where a model's own is written as eight operations that pass over the states in 32 bits.
+"""RMS norms on a GPU by torch's fused kernel, instead of a model's own eight operations over the states in 32 bits.
 
     use_fused_norms(model)        # each norm that computes what torch's does; nothing changes without a CUDA GPU
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from finetune.errors import RecipeError
 from finetune.events import RanksSettled, Reporter
+from finetune.formatting import counted
 from finetune.methods.base import Footprint, Method, MethodContext, TargetModules, attach_adapter
 from finetune.methods.lora import Dropout
 from finetune.recipe.settings import MethodSpec, Usual
@@ -63,7 +64,7 @@ class AdaLoRA(Method):
     def check_steps(self, spec: Spec, steps: int) -> None:
         if steps < FEWEST_STEPS:
             raise RecipeError(
-                f"AdaLoRA cannot find ranks in {steps} step{'s' if steps != 1 else ''}; it needs at least {FEWEST_STEPS}.",
+                f"AdaLoRA cannot find ranks in {counted(steps, 'step')}; it needs at least {FEWEST_STEPS}.",
                 hint="Train longer, for example --set training.epochs=3, or use --set method.kind=lora",
             )
 

@@ -1,4 +1,4 @@
-"""What a model is made of, for methods: the weights of its text part that multiply, which of them an adapter can reach, and what learns.
+"""The linear layers of a model's text part: which of them an adapter can reach, and which weights train.
 
     inventory = Inventory.of(model)
     attached = method.attach(model, spec, context)
@@ -188,7 +188,7 @@ def _parts(model: PreTrainedModel) -> Iterator[Part]:
             weight: Any = module.weight
             size = int(module.in_features * module.out_features) if hasattr(module, "in_features") else weight.numel()  # type: ignore[operator]
             why = ROUTER if _is_router(name, module, parent) else SHARED if users[id(weight)] > 1 else ""
-            # Elsewhere such code is for settings that nobody uses, or only looks at the weight.
+            # Elsewhere such code is for unused settings, or only reads the weight.
             state_space = hasattr(parent, "A_log") or hasattr(parent, "conv1d")
             if (
                 not why

@@ -1,4 +1,4 @@
-"""Where an adapter attaches, in peft's words: names of layers, names of parameters, and what to leave out although its name is the same.
+"""Where an adapter attaches, in peft's terms: target modules, target parameters, and modules to exclude although their name matches.
 
     targets = find_targets(model, "auto")
     targets.modules, targets.parameters            # ["k_proj", "o_proj", "q_proj", "v_proj"], ["experts.down_proj", "experts.gate_up_proj"]

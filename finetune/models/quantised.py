@@ -1,4 +1,4 @@
-"""Models whose files are quantised already: in which form, how many weights that is, and what can be done with them.
+"""Models whose files are quantised: in which format, how many weights they have, and what can be done with them.
 
 stored = stored_as(folder)          # Stored("bitsandbytes", 4), or None for floating-point weights
 stored.weights("model.layers.0.mlp.up_proj.weight", {"dtype": "U8", "count": 512})         # 1024

@@ -1,4 +1,4 @@
-"""The last work on a saved folder, so that it is complete and others read it as we do: tokenizer, configurations, ends, base.
+"""Complete a saved folder, so that others load it as we do: tokenizer, configurations, end tokens, base.
 
     model.save_pretrained(folder)
     complete(folder, tokenizer, source=located, base=None, pad=0, chat=True)
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from finetune.hub.cache import COMMIT
 from finetune.models.load import tokenizer_home
 from finetune.models.location import LocatedModel
-from finetune.models.spelling import end_answers_with, ends_of, name_base, spell_out
+from finetune.models.saved_configs import end_answers_with, ends_of, name_base, spell_out
 from finetune.models.templates.chat_template import answer_end_ids
 from finetune.models.tokenizer_files import save_tokenizer
 

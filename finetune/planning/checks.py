@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune.distillation.routes import teacher_rows
 from finetune.errors import ModelError, RecipeError
-from finetune.methods.earlier import EarlierAdapter, further, not_used, why_not
+from finetune.methods.earlier_adapter import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe
 from finetune.models.location import LocatedModel
 from finetune.models.new_tokens import new_tokens_of

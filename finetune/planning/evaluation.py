@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from finetune.events import Notice
 from finetune.run_context import RunContext
-from finetune.training.choice import FEWEST, FEWEST_ROWS, USUALLY, measured_every, measurements
+from finetune.training.kept_step import FEWEST, FEWEST_ROWS, USUALLY, measured_every, measurements
 from finetune.training.step_count import steps_of
 
 OFF = {"evaluate_every": "auto", "keep": "last", "patience": None}

@@ -8,7 +8,7 @@ from typing import Any
 from finetune.distillation.quantised import check_quantised
 from finetune.errors import RecipeError
 from finetune.methods.base import MethodContext
-from finetune.methods.earlier import EarlierAdapter
+from finetune.methods.earlier_adapter import EarlierAdapter
 from finetune.methods.inventory import Inventory
 from finetune.models.facts import ModelFacts, describe
 from finetune.models.location import LocatedModel

@@ -33,15 +33,14 @@ from finetune.benchmark.names import (
     which_tokens,
 )
 from finetune.benchmark.report.about import method_in_words
-from finetune.benchmark.student import verdict_on
+from finetune.benchmark.student_verdict import verdict_on
 from finetune.data.tokens.turns import SYSTEM as IN_QUESTION
 from finetune.foreign import reading
 from finetune.formatting import counted, percent, strip_control_chars, student_parts
 from finetune.publish.card_distillation import distillation_lines
 from finetune.publish.card_metadata import PROJECT, front_matter, safe, title_of
-from finetune.publish.elsewhere import base_of, snippet
 from finetune.publish.exported_files import files_for_other_programs, to_upload
-from finetune.publish.outputs import covers
+from finetune.publish.output_licences import covers
 from finetune.publish.redaction import (
     base_model,
     hub_dataset,
@@ -54,10 +53,11 @@ from finetune.publish.redaction import (
     public_source,
 )
 from finetune.publish.run_facts import RunFacts
+from finetune.publish.usage import base_of, snippet
 from finetune.recipe import Recipe
 from finetune.recipe.settings import GENERATED
 from finetune.run_folder import REMADE, RunFolder
-from finetune.training.choice import in_words as which_step
+from finetune.training.kept_step import in_words as which_step
 
 TEXT_MODEL = "AutoModelForCausalLM"
 CHANGES = {"against teacher": "against_teacher", "change": "change"}  # by the heading of the column

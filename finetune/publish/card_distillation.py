@@ -1,4 +1,4 @@
-"""What a model card says of how a student was distilled, a line for each thing that is not as usual.
+"""The lines of a model card about a distillation: one for each setting that is not the usual one.
 
 distillation_lines(recipe)      # ["- Distillation: forward_kl, temperature 2.0, alpha 0.5 on the hard labels"]
 """

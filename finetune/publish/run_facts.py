@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune.events import read_events
 from finetune.model_folder import is_adapter, read_json
-from finetune.models.spelling import ends_of
+from finetune.models.saved_configs import ends_of
 from finetune.run_folder import RunFolder
 
 

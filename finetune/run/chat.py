@@ -34,7 +34,7 @@ from finetune.recipe import Recipe
 from finetune.registry import did_you_mean
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.system.noise import hush
+from finetune.system.library_warnings import hush
 from finetune.system.stopping import until_ctrl_c
 from finetune.training.decoding import greedy, stop_ids
 from finetune.training.head import causal_lm, context_length, padding_id

@@ -17,7 +17,7 @@ from typing import Any
 
 from finetune.benchmark.intervals import QUOTIENTS, change, statistics_of
 from finetune.benchmark.names import TASK_SCORE, in_order, independent, is_task, retained, shared, too_few
-from finetune.benchmark.student import verdict_on
+from finetune.benchmark.student_verdict import verdict_on
 from finetune.errors import BadInput
 from finetune.foreign import reading
 from finetune.recipe import dotted

@@ -23,7 +23,7 @@ from finetune.run.given import recipe_of
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, ROWS, STAGES, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.system.noise import hush
+from finetune.system.library_warnings import hush
 from finetune.system.shell import quoted
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def _keys(given: Mapping[Any, Any], runtime: RuntimeOptions) -> dict[str, Any]:
 
 
 def _rows(dataset: Any, runtime: RuntimeOptions) -> Any:
-    from finetune.data.given import is_rows, saved
+    from finetune.data.in_memory import is_rows, saved
 
     if isinstance(dataset, Mapping):
         if dataset and not set(dataset) & set(DatasetSpec.model_fields):

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from finetune.benchmark.names import IN_SHORT, retained
-from finetune.benchmark.student import verdict_on
+from finetune.benchmark.student_verdict import verdict_on
 from finetune.errors import BadInput, FolderInUse
 from finetune.events import TrainingStep
 from finetune.foreign import RECIPE_BYTES, printable, reading, reason

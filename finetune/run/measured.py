@@ -32,7 +32,7 @@ from finetune.run.several import LETTERS
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.system.noise import hush
+from finetune.system.library_warnings import hush
 
 PARTS = ("dataset", "benchmark", "seed")  # of a recipe: what says on which rows, and how, a model is measured
 OF_RUNS = ("dataset.held_out", "dataset.eval_split", "dataset.answers", "benchmark.speed")

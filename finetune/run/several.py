@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune.benchmark.student import kept_of, verdict_on
+from finetune.benchmark.student_verdict import kept_of, verdict_on
 from finetune.errors import BadInput
 from finetune.foreign import reading
 from finetune.recipe import dotted

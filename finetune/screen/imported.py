@@ -22,7 +22,7 @@ WIDTH = 78
 
 
 def imported_picture(found: Imported, written: Path | None) -> Text:
-    """To be printed with soft_wrap. Without a file the commands are left out: nobody knows yet what it will be called."""
+    """To be printed with soft_wrap. Without a file the commands are left out: its name is not known yet."""
     numbers = {how: len({line.key for line in found.of(how)}) for how in (MAPPED, RUNTIME, SAME, MISSING, UNKNOWN)}
     read, left = counted(numbers[MAPPED], "key"), numbers[MISSING] + numbers[UNKNOWN]
     what = f"{read} in the recipe, {numbers[SAME]} not needed here, {left} left out"

@@ -26,7 +26,7 @@ def measure(
     from finetune.screen.reporter import working
 
     with working(console) as reporter:
-        from finetune.benchmark.gate import check_gate
+        from finetune.benchmark.fail_if_worse import check_gate
         from finetune.run.measured import measure_models, recipe_of
 
         recipe = recipe_of(models, data, overrides)
@@ -40,7 +40,7 @@ def measure(
 
 def judged(found: Mapping[str, Any], judge: str | None, code: int) -> int:
     """The exit code; raises BenchmarkError if B is worse than A, and says so where that could not be judged."""
-    from finetune.benchmark.gate import gate_models
+    from finetune.benchmark.fail_if_worse import gate_models
 
     if judge and (why := gate_models(found, judge)):
         print(why, file=sys.stderr)

@@ -33,18 +33,18 @@ from finetune.benchmark.names import (
     which_tokens,
 )
 from finetune.benchmark.report import ranks_in_words
-from finetune.benchmark.student import verdict_on
+from finetune.benchmark.student_verdict import verdict_on
 from finetune.errors import RecipeError
 from finetune.export.offer import in_reach, usual_type
 from finetune.formatting import count, size, strip_control_chars
-from finetune.publish.elsewhere import in_short
+from finetune.publish.usage import in_short
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, run_again
 from finetune.screen.console import STUDENT
 from finetune.screen.tables import NARROW, block, in_words, legend, pairs, score_table, table_width, to_copy, verdict
 from finetune.screen.wording import command_name
 from finetune.system.shell import quoted
-from finetune.training.choice import in_words as which_step
+from finetune.training.kept_step import in_words as which_step
 
 if TYPE_CHECKING:
     from finetune.run.finetuner import RunResult

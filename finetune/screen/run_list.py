@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from finetune.benchmark.names import IN_SHORT, NAMES, number
-from finetune.benchmark.student import verdict_on
+from finetune.benchmark.student_verdict import verdict_on
 from finetune.formatting import spoken, strip_control_chars
 from finetune.run.history import RUNNING, UNFINISHED, UNREADABLE, Run
 from finetune.run_folder import FINISHED

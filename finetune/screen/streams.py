@@ -67,7 +67,7 @@ def unwritten() -> OSError | None:
 def outlast() -> None:
     """Open those of stdin, stdout and stderr that are closed, on nothing, and make both outputs lasting.
 
-    What the encoding of a stream lacks is replaced in it, so that a letter costs neither what was typed nor what is told.
+    What the encoding of a stream lacks is replaced in it, so that one character loses neither input nor output.
     """
     for descriptor in range(3):
         try:

@@ -175,7 +175,7 @@ class Lock(Protocol):
 
 
 class NoLock:
-    """In place of a lock where the file system has none: keeps nobody out."""
+    """In place of a lock where the file system has none: it locks nothing."""
 
     def release(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What is known of the rows of a batch while its tensors are on a GPU, which would have to be waited for: as the collator made them.
+"""Lengths, supervised counts and row numbers of a batch, kept in main memory by the collator: reading them from a GPU would block.
 
     batch = WithLengths(Collator(0))(rows)
     supervised_counts(batch), lengths_of(batch, 0), row_numbers(batch)      # lists of numbers
@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.labels import NO_LOSS, unpadded
 from finetune.errors import DatasetError
-from finetune.training.pieces import tensors_of
+from finetune.training.sub_batches import tensors_of
 
 KNOWN = "known"  # of a batch: numbers that are on no device
 NUMBERS = ("row", "teacher_number")  # of each row: which one it is, and whose
@@ -112,7 +112,7 @@ def in_main_memory(batch: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor from main memory on a device; a GPU takes it when it comes to it, and nobody waits until then."""
+    """A tensor from main memory on a device, copied without blocking where that is possible."""
     return tensor.to(device, non_blocking=device.type != "mps")
 
 

@@ -21,7 +21,7 @@ from finetune.training.resumable import SavePolicy, random_states_now
 WINDOW = 20  # steps over which the shown speed and the loss of a checkpoint are averaged
 RELEASE_EVERY = 4  # steps
 SETTLED = 3  # steps after which the pace of a resumed training is its own
-ENDS = 5  # losses at each end of a run whose mean is told; fewer in a run of fewer than ten steps, so that no step is in both
+ENDS = 5  # losses at each end of a run whose mean is reported; fewer in a run of fewer than ten steps, so that no step is in both
 SHOWN_ROWS = 8
 
 
@@ -238,7 +238,7 @@ class StopOnSignal(TrainerCallback):
         self._signals.__exit__(None, None, None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number in LOST:  # which comes more than once, from nobody who is tired of waiting: it must not disturb the saving either
+        if number in LOST:  # it comes more than once without anybody repeating it, and must not disturb the saving
             signal.signal(number, signal.SIG_IGN)
         elif self._asked:
             raise KeyboardInterrupt

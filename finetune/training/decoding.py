@@ -1,4 +1,4 @@
-"""How prompts are continued: in batches of similar length, padded on the left, until an end token or a number of tokens.
+"""Generation: prompts in batches of similar length, padded on the left, until an end token or a number of tokens.
 
     with greedy(inner, stop_ids(model, tokenizer), pad=pad, max_new_tokens=64):
         ids, mask = pad_left(prompts, pad)

@@ -22,7 +22,7 @@ from finetune.events import HeldOutLoss, Notice, Reporter
 from finetune.formatting import counted
 from finetune.recipe import TrainingSpec
 from finetune.training.checkpoints import HELD_OUT, Checkpoints
-from finetune.training.choice import Chosen, measured_every
+from finetune.training.kept_step import Chosen, measured_every
 from finetune.training.saved_tensors import take_weights
 
 ENDED = "ended_early"  # of a checkpoint: the training was stopped there, because the held-out loss rose

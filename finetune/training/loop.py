@@ -25,15 +25,15 @@ from finetune.recipe import Recipe, StudentSpec, TrainingSpec
 from finetune.system.storage import check_room
 from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
-from finetune.training.choice import in_words
 from finetune.training.held_out import ENDED, WatchHeldOut
+from finetune.training.kept_step import in_words
 from finetune.training.loss_kernel import NO_TRITON, trouble
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.processes import GONE, is_gone, world_size
 from finetune.training.share_processor import ShareProcessor
 from finetune.training.step_count import divided, rows_of_step
 from finetune.training.still_falling import still_falling
-from finetune.training.tracking import tracking
+from finetune.training.tracker_callback import tracking
 from finetune.training.trainer import SupervisedTrainer
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def training_arguments(recipe: Recipe, machine: Machine, folder: Path, *, autoca
         disable_tqdm=True,
         run_name=Path(recipe.output_dir).resolve().name,
         project="finetune-cli",
-        report_to=[],  # trackers come as callbacks: see tracking.py
+        report_to=[],  # trackers come as callbacks: see tracker_callback.py
         dataloader_pin_memory=machine.device == "cuda",
     )
 

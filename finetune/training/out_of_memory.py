@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from finetune.hardware.peak_memory import release
-from finetune.training.pieces import tensors_of
+from finetune.training.sub_batches import tensors_of
 
 Result = TypeVar("Result")
 

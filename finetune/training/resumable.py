@@ -280,7 +280,7 @@ class GroupedByLength(LengthGroupedSampler):
         return ordered
 
     def pass_over(self) -> None:
-        """Draw the order that was to be drawn again, for nobody: its epoch is over."""
+        """Draw the order that was to be drawn again, and drop it: its epoch is over."""
         if self.draw_from is not None:
             self._drawn()
 

@@ -52,7 +52,7 @@ def in_forward(model: Any, function: Callable[[], Any]) -> Any:
     head, made = model.get_output_embeddings(), list[Any]()
 
     def work() -> Any:
-        if hasattr(head, "unshard"):  # nobody calls it: the loss multiplies by its weights
+        if hasattr(head, "unshard"):  # its forward is never called: the loss multiplies by its weights
             head.unshard()
         made.append(function())
         return made[0]

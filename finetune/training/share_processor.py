@@ -1,4 +1,4 @@
-"""Fewer threads while another program keeps cores busy: threads that wait for each other lose more than one that is not there.
+"""Use fewer threads while another program keeps cores busy: threads that wait for each other cost more than a missing one.
 
 with ShareProcessor(reporter) as sharing:
     train(..., callbacks=[sharing])

@@ -2,7 +2,7 @@
 
     still_falling(losses, steps=51)         # (2.31, 2.05), or None
 
-In a second pass over the same rows the loss falls while they are learned by heart, which says nothing about other rows.
+In a second pass over the same rows a falling loss means that they are memorised, which says nothing about other rows.
 """
 
 from __future__ import annotations

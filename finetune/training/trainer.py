@@ -41,10 +41,10 @@ from finetune.training.head import (
 )
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
-from finetune.training.pieces import pieces
 from finetune.training.resumable import ResumableTrainer
 from finetune.training.shards import full
 from finetune.training.step_count import CPU_TOKENS
+from finetune.training.sub_batches import pieces
 from finetune.training.together import Parts, Wishes
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", *NUMBERS)

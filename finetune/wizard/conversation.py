@@ -20,7 +20,7 @@ from finetune.wizard import ask_recipe, preload, unfinished
 from finetune.wizard.asking.prompter import Prompter
 from finetune.wizard.asking.undo import Rewind
 from finetune.wizard.host import HostInfo, Once, look_around
-from finetune.wizard.kept import KeptAnswers, Session
+from finetune.wizard.saved_answers import KeptAnswers, Session
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -55,7 +55,7 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
 
 def _spoken(error: FinetuneError, kept: KeptAnswers) -> FinetuneError:
     """The same error with a hint for a conversation. It is the last thing on the screen, so it says what becomes of the answers too."""
-    from finetune.wizard.faults import spoken_hint
+    from finetune.wizard.error_words import spoken_hint
 
     error.hint = "\n".join(filter(None, [spoken_hint(error), kept.told()])) or None
     return error

@@ -19,12 +19,12 @@ from finetune import registry
 from finetune.data.files import looks_local, named_files
 from finetune.errors import DatasetError
 from finetune.events import Recorder
-from finetune.formatting import strip_control_chars
+from finetune.formatting import counted, strip_control_chars
 from finetune.recipe import DatasetSpec
 from finetune.system.paths import looking_at, typed_path
 from finetune.wizard import preload
 from finetune.wizard.asking.prompter import Fragments
-from finetune.wizard.faults import without_setting
+from finetune.wizard.error_words import without_setting
 
 if TYPE_CHECKING:
     from finetune.data.preview import Preview
@@ -96,7 +96,7 @@ class Rows:
     exact: bool
 
     def __str__(self) -> str:
-        return f"{'' if self.exact else 'more than '}{self.number:,} row{'s' if self.number != 1 else ''}"
+        return f"{'' if self.exact else 'more than '}{counted(self.number, 'row')}"
 
 
 def rows_of(spec: DatasetSpec, runtime: RuntimeOptions) -> Rows | None:

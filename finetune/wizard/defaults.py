@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import registry
-from finetune.formatting import size
+from finetune.formatting import counted, size
 from finetune.recipe import STARTER, merge
 from finetune.recipe.teacher_settings import SELF
 from finetune.wizard.host import HostInfo
@@ -43,7 +43,7 @@ def with_epochs(layer: Mapping[str, Any]) -> dict[str, Any]:
 def why(here: HostInfo) -> str:
     """One line that describes the machine and how long the defaults take on it."""
     glance = here.glance
-    cores = f"{glance.cores} core{'s' if glance.cores != 1 else ''}, {size(glance.memory_bytes)} of memory"
+    cores = f"{counted(glance.cores, 'core')}, {size(glance.memory_bytes)} of memory"
     if uses_gpu(here):
         machine = f"{glance.gpu} with {size(glance.gpu_memory_bytes)}"
     elif glance.gpu and here.runtime.device != "cpu":

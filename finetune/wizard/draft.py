@@ -20,7 +20,7 @@ from finetune.recipe import Recipe, merge, nested
 from finetune.recipe.settings import GENERATED, Known, help_of, label, usual
 from finetune.recipe.teacher_settings import TOP_K
 from finetune.wizard.asking.prompter import Check, Choice, Complete, Prompter, Question, Read, anything
-from finetune.wizard.explained import more_about, notes_of
+from finetune.wizard.help_texts import more_about, notes_of
 
 Draft = dict[str, Any]
 # What people type where a recipe has null.

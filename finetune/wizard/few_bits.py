@@ -47,7 +47,7 @@ def ask(draft: Draft, prompter: Prompter) -> Draft:
 
 
 def _without(draft: Draft, keys: tuple[str, ...]) -> Draft:
-    """The draft as if nobody had answered these."""
+    """The draft without these answers."""
     kept = dict(draft)
     for key in keys:
         part, _, name = key.partition(".")

@@ -13,7 +13,7 @@ from typing import Any
 from finetune import registry
 from finetune.errors import ModelError
 from finetune.hardware.machine import remembered_dtype
-from finetune.methods.earlier import EarlierAdapter, why_not
+from finetune.methods.earlier_adapter import EarlierAdapter, why_not
 from finetune.models.facts import ModelFacts, look_up
 from finetune.models.location import parse
 from finetune.planning.memory import adapter_parameters, memory_parts

@@ -29,7 +29,7 @@ from finetune.wizard.asking.layout import ascii_only
 from finetune.wizard.asking.prompter import Choice, Prompter, hint
 from finetune.wizard.data_preview import state
 from finetune.wizard.draft import shown
-from finetune.wizard.faults import USUAL, in_words, step_of, without_setting
+from finetune.wizard.error_words import USUAL, in_words, step_of, without_setting
 from finetune.wizard.host import HostInfo
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A teacher on a server, for whoever types an address as the name of a teacher: its model there, its key and its budget.
+"""A teacher on a server, where an address is typed as the name of a teacher: its model, its key and its budget.
 
 ask(prompter, "http://localhost:8000/v1")       # {"server": "http://localhost:8000/v1", "model": "qwen"}
 """

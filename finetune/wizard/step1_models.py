@@ -102,7 +102,7 @@ def _learner(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 
 def _system_prompt(draft: Draft, prompter: Prompter) -> Draft:
-    """What only the teacher is told, if anything."""
+    """The system prompt that only the teacher sees, if any."""
     field = field_of(draft, "teacher.system")
     told = prompter.text(
         "teacher.system", label("system", field), default="", help=f"{help_of(field)} Enter for none.", more=MORE_SYSTEM, check=anything

@@ -22,7 +22,7 @@ from finetune.wizard.asking.prompter import Choice, Prompter
 from finetune.wizard.data_preview import Rows, fragments, look, rows_of
 from finetune.wizard.defaults import with_epochs
 from finetune.wizard.draft import Draft, ask_field, get, has_writer, parsed, put, written_by_teacher
-from finetune.wizard.faults import spoken_hint
+from finetune.wizard.error_words import spoken_hint
 from finetune.wizard.host import HostInfo
 
 if TYPE_CHECKING:

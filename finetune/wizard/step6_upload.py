@@ -10,8 +10,8 @@ from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
 from finetune.formatting import size
 from finetune.hub.failures import BEFORE_STORED
 from finetune.hub.reachability import offline_reason, shown_endpoint
-from finetune.publish.elsewhere import plain_name
 from finetune.publish.exported_files import to_upload
+from finetune.publish.usage import plain_name
 from finetune.recipe import UploadSpec
 from finetune.run_folder import RunFolder
 from finetune.screen.console import people

@@ -1,4 +1,4 @@
-"""What a teacher that is an earlier run of one's own learned from: rows that suit its student, proposed instead of the built-in ones.
+"""The data of a teacher that is an earlier run of the user: proposed for its student instead of the built-in rows.
 
 proposal("./my_expert")["dataset"]["source"]      # "support.csv", with its columns and the same rows held out
 sentence(proposal("./my_expert"))                  # why it is proposed

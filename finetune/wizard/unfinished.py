@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.wizard.asking.prompter import Choice, Prompter
-from finetune.wizard.kept import Session
+from finetune.wizard.saved_answers import Session
 
 if TYPE_CHECKING:
     from finetune.run.resume import Unfinished

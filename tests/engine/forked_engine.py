@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.engines import worker
-from finetune.engines.files import Lines, Workplace
 from finetune.engines.torchrun import Torchrun
+from finetune.engines.workplace import Lines, Workplace
 from finetune.runtime import RuntimeOptions
 
 

@@ -24,8 +24,8 @@ from finetune.models.load import load_model
 from finetune.models.location import locate
 from finetune.recipe import Recipe
 from finetune.run.finetuner import RunResult
-from finetune.training.choice import in_words
 from finetune.training.held_out import ENDED
+from finetune.training.kept_step import in_words
 from finetune.training.saved_tensors import WEIGHTS
 
 BEST = {"epochs": 5, "batch_size": 4, "learning_rate": 0.01, "scheduler": "constant", "evaluate_every": 3, "keep": "best"}

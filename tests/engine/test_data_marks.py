@@ -12,8 +12,8 @@ from chat_templates import FAMILIES
 from tokenizers import AddedToken, Regex, normalizers
 from transformers import ByT5Tokenizer
 
-from finetune.data.noticed import Noticed
 from finetune.data.prepare import PreparedData, prepare_data
+from finetune.data.row_notices import RowNotices
 from finetune.data.rows import RowProblem
 from finetune.data.tokens.encoder import Encoder, cut_prompt
 from finetune.data.tokens.labels import NO_LOSS
@@ -177,7 +177,7 @@ def test_html_in_an_answer_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rows", "told"), [(100, True), (101, False)])
 def test_what_stands_as_it_is_in_few_rows_of_many_is_in_the_report_alone(rows: int, told: bool) -> None:
-    noticed = Noticed()
+    noticed = RowNotices()
     for number in range(rows):
         said = "a&nbsp;b </s>" if number == 7 else "a b"
         noticed.row(Rendered([], "", frozenset({CONTROL, EMPTY} if number == 7 else ())), {"messages": chat(said), "line": number + 1})

@@ -17,9 +17,9 @@ from bytes_tokenizer import CHATML, INST, byte_level
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.data.known import Known
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.reading import read_rows
+from finetune.data.row_overlap import RowHashes
 from finetune.data.tokens.labels import NO_LOSS
 from finetune.errors import BadRow, DatasetNotFound, EmptyDataset
 from finetune.events import Progress, Recorder
@@ -110,7 +110,7 @@ def test_splitting_keeps_no_text_in_memory(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [{"question": f"{number}", "answer": "x" * 1000} for number in range(5000)])
     rows = read_rows(DatasetSpec(source=str(file)), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
     before = pa.total_allocated_bytes()
-    known = Known.of(rows)
+    known = RowHashes.of(rows)
     assert [len(column) for column in (known.rows, known.prompts, known.answers.values, known.asked.values)] == [5000] * 4
     assert pa.total_allocated_bytes() - before < 1_000_000
 

@@ -18,8 +18,8 @@ from finetune.errors import BadRow
 from finetune.hardware.machine import Glance
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
+from finetune.screen.command_output import _without_rows
 from finetune.screen.data import data_report
-from finetune.screen.shown import _without_rows
 from finetune.wizard import conversation
 from finetune.wizard.asking.prompter import ScriptedPrompter, drawn
 from finetune.wizard.host import HostInfo

@@ -18,7 +18,7 @@ from finetune.data.tokens.collator import Collator
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import ModelError, RecipeError, TrainingError
 from finetune.training.head import backbone_of, check_head, head_of, needs_mask
-from finetune.training.pieces import pieces
+from finetune.training.sub_batches import pieces
 from finetune.training.trainer import SupervisedTrainer
 
 CLOSE = 1e-7  # several architectures take their norms in float32, whatever the model's dtype

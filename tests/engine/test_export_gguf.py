@@ -20,14 +20,14 @@ from finetune.cli import main
 from finetune.data.tokens.encoder import Encoder
 from finetune.errors import FinetuneError, UploadError
 from finetune.events import Progress, Recorder
-from finetune.export import to_gguf, tokens, writing
-from finetune.export.kinds import KINDS, format_of
+from finetune.export import gguf_tokenizer, gguf_writer, to_gguf
+from finetune.export.gguf_tokenizer import words_of
+from finetune.export.gguf_types import KINDS, format_of
 from finetune.export.llama_cpp import Questions, asked
 from finetune.export.modelfile import modelfile
 from finetune.export.probes import Probes
 from finetune.export.prompt_format import PromptFormat
 from finetune.export.to_gguf import GGUF
-from finetune.export.tokens import words_of
 from finetune.hardware.machine import glance
 from finetune.models.location import locate
 from finetune.models.templates.chat_template import added_tokens
@@ -160,11 +160,11 @@ def test_a_file_that_would_answer_differently_is_refused_and_leaves_nothing(
     if wrong == "rotation":
         monkeypatch.setattr("finetune.models.gguf_architectures.interleaved", lambda values, heads: values)
     elif wrong == "pre-tokenizer":
-        monkeypatch.setattr(tokens, "pre_of", lambda described: "smollm")
+        monkeypatch.setattr(gguf_tokenizer, "pre_of", lambda described: "smollm")
     elif wrong == "template":
-        monkeypatch.setattr(tokens, "_template", lambda tokenizer: {"tokenizer.chat_template": "{{ messages[0].content }}"})
+        monkeypatch.setattr(gguf_tokenizer, "_template", lambda tokenizer: {"tokenizer.chat_template": "{{ messages[0].content }}"})
     else:
-        monkeypatch.setattr(to_gguf, "write", damaging(writing.write))
+        monkeypatch.setattr(to_gguf, "write", damaging(gguf_writer.write))
     if not llama_cpp and wrong in ("rotation", "template"):  # which is what the notes say
         done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
         assert any("Not proven" in note for note in done.notes)

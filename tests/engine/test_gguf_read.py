@@ -11,10 +11,10 @@ from pico_exports import FAMILIES, model_of, tokenizer_of
 from transformers import AutoModelForCausalLM
 
 from finetune.errors import ModelError
-from finetune.export.kinds import KINDS
+from finetune.export.gguf_tokenizer import words_of
+from finetune.export.gguf_types import KINDS
+from finetune.export.gguf_writer import plan, write
 from finetune.export.prompt_format import PromptFormat
-from finetune.export.tokens import words_of
-from finetune.export.writing import plan, write
 from finetune.models.gguf_architectures import architecture_of, is_tied, tensors
 from finetune.models.gguf_file import read_header
 from finetune.models.gguf_model import to_folder

@@ -16,7 +16,7 @@ from rich.console import Console
 from workshop import Workshop, recorded
 
 from finetune.benchmark import harness
-from finetune.benchmark.gate import check_gate, gate
+from finetune.benchmark.fail_if_worse import check_gate, gate
 from finetune.benchmark.harness import check_tasks, load_tasks
 from finetune.benchmark.names import about_tasks
 from finetune.benchmark.perplexity import answer_losses

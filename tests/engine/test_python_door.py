@@ -20,7 +20,7 @@ from workshop import Workshop
 
 import finetune
 from finetune import DistillationTrainer, LLMFineTuner
-from finetune.data.given import tokens
+from finetune.data.in_memory import tokens
 from finetune.data.tokens.encoder import NO_LOSS
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.objectives import through_softmax_
@@ -29,7 +29,7 @@ from finetune.distillation.trainer_inputs import as_tokens
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.events import Progress, Recorder
 from finetune.registry import load, names
-from finetune.system.noise import KERNEL, ROUNDED, hush
+from finetune.system.library_warnings import KERNEL, ROUNDED, hush
 from finetune.training.callbacks import ReportSteps
 
 PAIRS = [{"prompt": f"say {word}", "completion": f"{word} {word}"} for word in ("cat", "dog", "bird", "fish", "cow", "hen", "fox", "owl")]

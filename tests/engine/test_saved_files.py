@@ -21,7 +21,7 @@ from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import LocatedModel, locate, parse
 from finetune.models.saved import complete, public_name
-from finetune.models.spelling import name_base, spell_out
+from finetune.models.saved_configs import name_base, spell_out
 from finetune.models.tokenizer_files import save_tokenizer
 from finetune.publish.merged import Merged
 from finetune.run_folder import RunFolder

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console, RenderableType
 from written_run import written_run
 
-from finetune.benchmark.gate import gate
+from finetune.benchmark.fail_if_worse import gate
 from finetune.benchmark.groups import by_group, groups_of
 from finetune.benchmark.intervals import change, estimate, interval_of, mean_of, perplexity_of, ratio, statistics_of
 from finetune.benchmark.names import independent, shared, too_few

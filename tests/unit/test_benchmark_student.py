@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune.benchmark.student import verdict_on
+from finetune.benchmark.student_verdict import verdict_on
 
 
 def scores(kept: float | None, student: float | None, *, rows: int = 45, **more: Any) -> dict[str, Any]:

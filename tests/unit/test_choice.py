@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune.training.choice import Chosen, in_words, measured_every, measurements
+from finetune.training.kept_step import Chosen, in_words, measured_every, measurements
 
 USUAL: dict[str, Any] = {"step": 40, "of": 57, "loss": 1.83, "best_step": 40, "best_loss": 1.83, "last_step": 57, "last_loss": 1.91}
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finetune.data.arrow_records import restored, stored
 from finetune.data.formats.cells import is_learned
 from finetune.data.hashes import hashes
 from finetune.data.json_values import DECODER
 from finetune.data.row_reader import RowReader
 from finetune.data.rows import RowProblem
-from finetune.data.stored import restored, stored
 from finetune.errors import UnknownFormat
 
 WORDS = st.sampled_from(

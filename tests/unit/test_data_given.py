@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.data.given import is_rows, records, saved
+from finetune.data.in_memory import is_rows, records, saved
 from finetune.errors import DatasetError, EmptyDataset, RecipeError
 from finetune.recipe import Recipe
 from finetune.run.given import recipe_of

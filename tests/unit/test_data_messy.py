@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from shapes import ADD, ADDS, a, s, u
 
+from finetune.data.arrow_records import restored
 from finetune.data.formats.tools import read_tools
 from finetune.data.json_values import parsed
 from finetune.data.preview import preview_source
 from finetune.data.reading import Rows, read_rows
-from finetune.data.stored import restored
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from read_files import learned, read, workbook
 
+from finetune.data.arrow_records import restored
 from finetune.data.formats.cells import is_learned
-from finetune.data.stored import restored
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec

@@ -32,7 +32,7 @@ BOUNDARIES = {
     "finetune/cli.py": 1,  # the door: an error becomes a sentence and an exit code
     "finetune/events.py": 1,  # a run does not end because somebody cannot hear of it
     "finetune/hub/reachability.py": 1,  # whatever stops a probe of the network means that there is none
-    "finetune/training/tracking.py": 1,  # whatever goes wrong in somebody's tracker must not end a training
+    "finetune/training/tracker_callback.py": 1,  # whatever goes wrong in somebody's tracker must not end a training
     "finetune/wizard/asking/prompter.py": 1,  # an answer that cannot be checked must not cost the others
     "tests/engine/fuzz.py": 1,  # whatever a damaged file brings about is what it looks for
     "tests/engine/older_reads.py": 1,  # whatever an older library says of one folder must not hide the others

@@ -11,8 +11,8 @@ import pytest
 
 from finetune.errors import BadInput
 from finetune.publish.card import model_card
-from finetune.publish.elsewhere import adapter_of, base_of, folder_commands, in_short
 from finetune.publish.run_facts import RunFacts
+from finetune.publish.usage import adapter_of, base_of, folder_commands, in_short
 from finetune.recipe import STARTER, Recipe
 from finetune.run_folder import RunFolder
 

@@ -13,7 +13,7 @@ from written_run import written_run
 
 from finetune import registry
 from finetune.benchmark.answers import ordered_by, worst
-from finetune.benchmark.gate import check_gate, gate
+from finetune.benchmark.fail_if_worse import check_gate, gate
 from finetune.benchmark.names import NAMES, number
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number

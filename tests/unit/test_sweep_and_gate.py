@@ -9,7 +9,7 @@ from rich.console import Console
 from test_runs import a_and_b, cli, shown
 from written_run import written_run
 
-from finetune.benchmark.gate import check_gate, gate
+from finetune.benchmark.fail_if_worse import check_gate, gate
 from finetune.errors import BadInput, BenchmarkError, RecipeError, TrainingError
 from finetune.recipe import Recipe, parse_override
 from finetune.run.history import read_run

@@ -19,7 +19,7 @@ from finetune.wizard import conversation, known_readings, review, unfinished
 from finetune.wizard.asking.prompter import Prompter, Question, ScriptedPrompter, plain
 from finetune.wizard.asking.undo import Answer, Rewind
 from finetune.wizard.conversation import _carry_out, agree
-from finetune.wizard.kept import KeptAnswers, Session
+from finetune.wizard.saved_answers import KeptAnswers, Session
 
 
 @pytest.fixture(autouse=True)

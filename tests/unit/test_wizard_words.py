@@ -20,7 +20,7 @@ from finetune.wizard import ask_recipe, known_readings, review, step6_upload, te
 from finetune.wizard.asking.prompter import Question, ScriptedPrompter, explanation, hint, plain
 from finetune.wizard.asking.undo import Rewind
 from finetune.wizard.conversation import agree
-from finetune.wizard.faults import in_words, step_of, without_setting
+from finetune.wizard.error_words import in_words, step_of, without_setting
 
 PACKAGE = Path(__file__).parents[2] / "finetune"
 RAW = (

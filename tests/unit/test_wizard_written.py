@@ -13,7 +13,7 @@ from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.recipe import STARTER, Recipe
 from finetune.wizard import ask_recipe, writer
 from finetune.wizard.asking.undo import Answer, Rewind
-from finetune.wizard.faults import in_words, step_of
+from finetune.wizard.error_words import in_words, step_of
 
 ADDRESS = "http://localhost:8000/v1"
 WRITER = {"teacher.name": ADDRESS, "teacher.model": "qwen"}

@@ -21,7 +21,7 @@ from finetune.recipe.task_settings import task_words
 from finetune.recipe.teacher_settings import TOP_K, grading_words, name_of, teachers_of
 from finetune.registry import title
 from finetune.run_folder import run_again
-from finetune.training.choice import in_words as in_words_of_step
+from finetune.training.kept_step import in_words as in_words_of_step
 
 SKIPPED_SHOWN = 10
 

@@ -33,7 +33,7 @@ from finetune.benchmark.names import (
 )
 from finetune.benchmark.report.charts import interval, scale_of
 from finetune.benchmark.report.html import Html, duration, element, joined, section, table
-from finetune.benchmark.student import verdict_on
+from finetune.benchmark.student_verdict import verdict_on
 from finetune.formatting import count, size
 
 SENTENCES = {"better": "Better", "worse": "Worse", "no evidence": "No evidence of a change"}

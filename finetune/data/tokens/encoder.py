@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from finetune.data.formats.cells import Message
-from finetune.data.noticed import Noticed
+from finetune.data.row_notices import RowNotices
 from finetune.data.rows import RowProblem
 from finetune.data.tokens.cached_template import CachedChatTemplate
 from finetune.data.tokens.labels import NO_LOSS
@@ -81,7 +81,7 @@ class Encoder:
         self.template: Template = (
             CachedChatTemplate(ChatTemplate(tokenizer, thinking=thinking)) if tokenizer.chat_template else PlainTemplate.of(tokenizer)
         )
-        self.noticed = Noticed(set(added_tokens(tokenizer)))
+        self.noticed = RowNotices(set(added_tokens(tokenizer)))
 
     def encode(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
         """Each record with its sequences, in order; one batch is tokenised while the next is rendered and the last assembled."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from finetune.data.formats.cells import Message
 from finetune.data.rows import RowProblem
 
-# What can be noticed about a row; `noticed.py` has the sentences.
+# What can be noticed about a row; `data/row_notices.py` has the sentences.
 BEGAN, ENDED, EMPTY, MUTED, JOINED, SYSTEM, THOUGHT = "began", "ended", "empty", "muted", "joined", "system", "thought"
 MORE = ("reasoning_content", "tool_calls", "tool_call_id", "name")  # what a turn may have beside role and content
 

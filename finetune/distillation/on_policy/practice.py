@@ -26,7 +26,7 @@ from finetune.distillation.on_policy.answers import Answer, Prompts, repetition
 from finetune.events import Notice, OwnAnswers, Progress, Reporter
 from finetune.formatting import percent
 from finetune.recipe.distillation_settings import OnPolicySpec
-from finetune.training.pieces import tensors_of
+from finetune.training.sub_batches import tensors_of
 
 OWN = "own"  # of each row of a batch: whether the student wrote it
 CUT = 0.5  # of the answers; more that do not end, and practice does

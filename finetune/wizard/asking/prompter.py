@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import FinetuneError, without_secrets
-from finetune.wizard.explained import more_about
+from finetune.wizard.help_texts import more_about
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -214,7 +214,7 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
 def hint(error: FinetuneError, approach: str = "") -> Fragments:
     """The hint of an error on a line of its own; one that contains a command is left in one piece, so that it can be copied."""
     from finetune.screen.wording import as_typed, command_name
-    from finetune.wizard.faults import in_words
+    from finetune.wizard.error_words import in_words
 
     text = as_typed(in_words(error.hint, approach))
     is_command = command_name() in text or "pip install" in text

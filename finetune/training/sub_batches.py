@@ -1,4 +1,4 @@
-"""A batch in pieces of rows of similar length, so that a CPU wastes no time on padding and never stores a whole batch's activations.
+"""Split a batch into sub-batches of rows of similar length, so that a CPU computes little padding and stores few activations.
 
     for piece in pieces(batch, lengths=[351, 276, 281, 456], budget=512):
         ...                          # [480], [352], [288], [288]: 1,408 tokens where one block would have 1,824

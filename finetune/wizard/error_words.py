@@ -1,4 +1,4 @@
-"""What is wrong with a run, as the wizard says it: with the names of its questions, and the step at which it can be put right.
+"""Errors in the words of the wizard: with the names of its questions, and the step at which to change the answer.
 
     in_words("Cut the rows: --set dataset.max_length=256.")     # "Cut the rows: Longest row 256 (Training, advanced settings)."
     step_of(error)                                              # 4

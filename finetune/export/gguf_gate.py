@@ -3,8 +3,8 @@
     found = judge(path, kind, probes, ours, limit=None, progress=...)
     found.kl, found.same_top          # 0.002, 20
 
-Four parts: every tensor reads back as it was meant (finetune/export/writing.py); texts become the same tokens; the next token after each
-prompt has nearly the same probabilities; chats are rendered alike. Without llama.cpp only the first two can be shown.
+Four parts: every tensor reads back as it was written (finetune/export/gguf_writer.py); texts become the same tokens; the next token after
+each prompt has nearly the same probabilities; chats are rendered alike. Without llama.cpp only the first two can be shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import FinetuneError
-from finetune.export.kinds import DIFFERENCE, Kind
+from finetune.export.gguf_types import DIFFERENCE, Kind
 from finetune.export.llama_cpp import AS_IT_IS, Answers, Questions, asked
 from finetune.export.probes import Probes
 from finetune.formatting import strip_control_chars

@@ -1,4 +1,4 @@
-"""Which step's weights a training keeps, by its held-out loss, in words; no torch.
+"""Which step's weights a training keeps, chosen by held-out loss, and that choice in words; no torch.
 
 in_words({"step": 40, "of": 57, "loss": 1.83, "last_step": 57, "last_loss": 1.91, ...})
 # "step 40 of 57, held-out loss 1.83; the last step had 1.91"

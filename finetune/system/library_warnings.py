@@ -1,10 +1,10 @@
-"""What libraries say about each other that nobody who trains a model can act upon, silenced where it is said.
+"""Silence the warnings of libraries about each other, on which a person who trains a model cannot act.
 
     hush()        # before a library is loaded; again does nothing more
 
 bitsandbytes warns at its import that an optional kernel is not there, and at every product of 8 bits how it computes; peft asks
 transformers for something by its old name; in a notebook tqdm wants widgets for bars that nothing here draws. Everything else that they
-say is still heard.
+say still appears.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.export.kinds import Kind, format_of
+from finetune.export.gguf_types import Kind, format_of
 from finetune.export.quantising import encode
 from finetune.system.storage import to_disk
 

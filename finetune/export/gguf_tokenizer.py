@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF describes it: its tokens, how they merge, which of them are marks, where texts begin and answers end.
+"""A tokenizer in the keys of a GGUF header: tokens, merges, special tokens, where texts begin and answers end.
 
     words = words_of(asked, "finetuned_model", vocabulary=49152, model="my_model")
     words.facts["tokenizer.ggml.pre"]         # "smollm"

@@ -23,7 +23,7 @@ from uuid import UUID
 from finetune.data import tokenized
 from finetune.data.files import looks_local
 from finetune.data.formats.cells import is_blank_row
-from finetune.data.left_out import LeftOut, left_out_sentences
+from finetune.data.ignored_text import IgnoredText, left_out_sentences
 from finetune.data.reading import columns_of, open_source
 from finetune.data.row_reader import RowReader
 from finetune.data.rows import NotWanted, Row, RowProblem, no_rows
@@ -109,7 +109,7 @@ def tokens(
     """
     rows = [Row(row, NAME, number) for number, row in enumerate(records(given), start=1)]
     reader = RowReader(columns_of(rows), [row.values for row in rows], None, NAME)
-    left, not_wanted = LeftOut(reader.format, reader.columns, reader.all_columns), Counter[str]()
+    left, not_wanted = IgnoredText(reader.format, reader.columns, reader.all_columns), Counter[str]()
     read: list[dict[str, Any]] = []
     blank = 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""How a result is used on another machine: a whole model as it is, an adapter with its base, wherever that can be had, or merged with it.
+"""How to use a result on another machine: a whole model as it is, an adapter with its base, or merged with it.
 
 adapter_of("./finetuned_model")         # what can be merged, and where to
 base_of(recipe, continued).kind         # "hub": downloaded when the adapter is loaded; "starter"; "here": only on this machine

@@ -1,6 +1,6 @@
-"""What would be dropped silently: columns, and text inside those that are read, that reach neither prompt nor answer; by name and share.
+"""Columns, and text inside columns, that reach neither prompt nor answer: reported by name and share, so that nothing is dropped silently.
 
-left = LeftOut(format, read, columns)
+left = IgnoredText(format, read, columns)
 left.look(row, messages)            # for every row
 left.sentences()                    # ["Columns `reasoning` (38 % of the text) and `label` (under 1 % of the text) are ignored."]
 """
@@ -21,7 +21,7 @@ from finetune.formatting import counted, percent
 SHOWN_COLUMNS = 12
 
 
-class LeftOut:
+class IgnoredText:
     """Which columns, and which text inside the columns that are `read`, reach neither prompt nor answer."""
 
     def __init__(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ class LeftOut:
                         raise too_many_columns("The data")
                     self.columns.append(column)
                 value = values[column]
-                if not any(value == turn["content"] for turn in messages):  # told twice is not lost
+                if not any(value == turn["content"] for turn in messages):  # in two columns, so not lost
                     self.characters[column] += characters_in(value)
         if self.inside is not None:
             for name, value in self.inside(values):

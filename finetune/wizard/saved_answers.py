@@ -1,4 +1,4 @@
-"""What was answered in a working folder, in one file, so that Ctrl-C, a closed terminal or a crash loses no answer.
+"""The answers given in a working folder, saved after each one, so that Ctrl-C, a closed terminal or a crash loses none.
 
     kept = KeptAnswers.here()
     kept.keep(answers, changes, {}) # after every answer, so that even a killed program has lost none
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import BadInput
+from finetune.formatting import counted
 from finetune.runtime import default_cache
 from finetune.wizard.asking.prompter import Fragments
 from finetune.wizard.asking.undo import Answer
@@ -48,8 +49,7 @@ class Session:
 
     def told(self) -> str:
         """How many there are, and the last of them."""
-        number = len(self.answers)
-        return f"{number} answer{'s' if number != 1 else ''}, the last: {list(self.answers.values())[-1].question}"
+        return f"{counted(len(self.answers), 'answer')}, the last: {list(self.answers.values())[-1].question}"
 
 
 @dataclass

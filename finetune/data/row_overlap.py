@@ -1,6 +1,6 @@
-"""What the rows of a source have in common: which answers, and which prompts, occur in which of them.
+"""Which rows of a source share answers or prompts, so that no held-out row is known from training.
 
-known = Known.of(rows)
+known = RowHashes.of(rows)
 known.answers.of(train)               # the hashes of every answer that training learns, in order
 known.conversations()                 # a number for each row; rows that are turns of each other have the same
 known.together(held_out)              # a number for each of some rows; those that ask the same, or go on with another, have the same
@@ -16,7 +16,7 @@ from finetune.data.reading import Rows
 
 
 @dataclass
-class Lists:
+class HashLists:
     """A list of hashes for each row: those of row i are values[starts[i] : starts[i + 1]]."""
 
     values: np.ndarray
@@ -40,16 +40,16 @@ class Lists:
 
 
 @dataclass
-class Known:
+class RowHashes:
     """The hashes of rows: of the whole row, of its prompt, and of all its answers and what precedes each."""
 
     rows: np.ndarray
     prompts: np.ndarray
-    answers: Lists
-    asked: Lists
+    answers: HashLists
+    asked: HashLists
 
     @classmethod
-    def of(cls, rows: Rows) -> Known:
+    def of(cls, rows: Rows) -> RowHashes:
         """Copied out, because a view would keep the text next to it in memory."""
         whole, prompts = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
         counts, earlier = np.ones(len(rows), np.int64), {"answer_hashes": [np.empty(0, np.int64)], "asked_hashes": [np.empty(0, np.int64)]}
@@ -65,7 +65,7 @@ class Known:
         answers, asked = (
             _with_last(np.concatenate(earlier[name]), ends, starts) for name, ends in (("answer_hashes", whole), ("asked_hashes", prompts))
         )
-        return cls(whole, prompts, Lists(answers, starts), Lists(asked, starts))
+        return cls(whole, prompts, HashLists(answers, starts), HashLists(asked, starts))
 
     def of_each_other(self, chosen: np.ndarray) -> bool:
         """Whether an earlier answer of some row is an answer of another one."""

@@ -1,4 +1,4 @@
-"""The tokenizer that a GGUF file describes, built from the file alone: what can be proven of it where llama.cpp is not installed.
+"""Check the tokenizer of a GGUF file without llama.cpp: it is built from the file alone and compared with ours.
 
 check_words(path, probes)           # raises FinetuneError if a text becomes other tokens than the model's own
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from finetune.export.gate import check_tokens
+from finetune.export.gguf_gate import check_tokens
+from finetune.export.gguf_tokenizer import CONTROL, NEVER_MERGED, NOT_STRIPPED, PHI_3, UNKNOWN, USER_DEFINED
 from finetune.export.pretokenizers import WAYS
 from finetune.export.probes import Probes
-from finetune.export.tokens import CONTROL, NEVER_MERGED, NOT_STRIPPED, PHI_3, UNKNOWN, USER_DEFINED
 
 SPACE = "▁"
 

@@ -1,6 +1,6 @@
-"""What was noticed while rows became tokens, counted, and as sentences for the data report.
+"""Notices about rows that were tokenised (control tokens, HTML, empty answers), counted, and as sentences for the data report.
 
-noticed = Noticed()
+noticed = RowNotices()
 noticed.row(rendered, record)               # for every row
 noticed.sentences(["rows.jsonl"])           # ["3 rows already had the token that ends a text or an answer; each has one end."]
 """
@@ -46,7 +46,7 @@ ORDER = (CONTROL, IN_TEXT, FOREIGN, HTML, ENDED, BEGAN, MUTED, EMPTY, JOINED, SY
 UNBROKEN = "This tokenizer cannot read {count} of them as text: they are control tokens to the model."
 
 
-class Noticed:
+class RowNotices:
     """Rows by what was noticed about them; `known` are the tokens that the model has."""
 
     def __init__(self, known: Collection[str] = ()) -> None:

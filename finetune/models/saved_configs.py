@@ -1,4 +1,4 @@
-"""What a saved folder says about its model, in words that older versions and other programs read too.
+"""The configuration files of a saved model, written so that older versions and other programs can read them too.
 
     spell_out(folder, source)                                        # config.json: rope_theta and rope_parameters, torch_dtype and dtype
     end_answers_with(folder, [2, 5], pad=0, source=source)           # generation_config.json: where others stop

@@ -1,4 +1,4 @@
-"""Trackers as callbacks of the Trainer: they receive start, logs and end; a failure never stops the training.
+"""The trackers of a recipe as callbacks of the Trainer; one that fails never stops the training.
 
 callbacks = tracking(recipe, folder.run, reporter, lambda: {"tokens_per_second": 341.0})
 """
@@ -19,10 +19,10 @@ from finetune.recipe import Recipe
 def tracking(recipe: Recipe, folder: Path, reporter: Reporter, beside: Callable[[], Mapping[str, float]] = dict) -> list[TrainerCallback]:
     """A callback for each tracker of the recipe; `folder` is the run's own, `beside` what of a step the Trainer does not log itself."""
     trackers = {name: registry.load("trackers", name)() for name in recipe.training.report_to}
-    return [Told(name, lambda tracker=tracker: tracker.callback(folder), reporter, beside) for name, tracker in trackers.items()]  # type: ignore[misc]
+    return [TrackerCallback(name, lambda tracker=tracker: tracker.callback(folder), reporter, beside) for name, tracker in trackers.items()]  # type: ignore[misc]
 
 
-class Told(TrainerCallback):
+class TrackerCallback(TrainerCallback):
     """Passes start, logs and end to a tracker; after a failure it is not called again, and training continues."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What F1 and ? tell about a question, and notes beside the values of a setting: in words for people who meet them for the first time.
+"""What F1 and ? show about a question, and notes beside the values of a setting: for people who meet them for the first time.
 
     more_about("training.batch_size")           # "How many rows the model sees before ..."
     notes_of("training.scheduler")["linear"]    # "falls evenly"
@@ -32,7 +32,7 @@ MORE = {
     ),
     "training.epochs": (
         "How often the model goes through all rows. auto takes as many as a good model needs, within minutes. One pass is a first try; "
-        "three teach most tasks.\nFar more, and the model learns the rows by heart."
+        "three teach most tasks.\nFar more, and the model memorises the rows."
     ),
     "training.batch_size": (
         "How many rows the model looks at before it changes once. Larger is steadier and needs more memory.\n"
@@ -46,7 +46,7 @@ MORE = {
     "training.scheduler": "The learning rate rises for a moment and then follows this shape until the end of the training.",
     "training.warmup": "The share of the training in which the learning rate rises from zero. It keeps the first steps from doing damage.",
     "training.keep": (
-        "A model that trains for long learns its rows by heart and gets worse at all others. best measures it ten times on some rows that "
+        "A model that trains for long memorises its rows and gets worse at all others. best measures it ten times on some rows that "
         "it does not learn from, and takes it as it was when it was best at these."
     ),
     "benchmark.metrics": (
@@ -110,7 +110,7 @@ MORE = {
     ),
     "method.r": "The size of the add-on. Larger can learn more and needs more memory; 16 suits most tasks.",
     "method.alpha": "How strongly the add-on acts. Usually twice the rank.",
-    "method.dropout": "The share of the add-on's inputs left out at random in each step. It keeps small data from being learned by heart.",
+    "method.dropout": "The share of the add-on's inputs left out at random in each step. It keeps small data from being memorised.",
     "method.rslora": "Scales the add-on so that high ranks (64 and more) learn as well as low ones.",
     "method.dora": "Learns magnitude and direction of each weight separately: a little better, and slower.",
     "method.target_modules": "Which parts of the model get an add-on. auto takes all linear layers, which is best for most tasks.",
@@ -157,7 +157,7 @@ NOTES: dict[str, Mapping[str, str]] = {
 
 
 def more_about(key: str) -> str:
-    """A little more than the line of help; empty for keys that nobody has explained. A question that is asked again has a number: -2."""
+    """A little more than the line of help; empty for keys without one. A question that is asked again has a number: -2."""
     return MORE.get(key.partition("-")[0], "")
 
 

@@ -1,4 +1,4 @@
-"""Licences of teachers that also cover what is trained on their outputs, a sentence each for the model card.
+"""Licences of teachers that also bind models trained on their outputs: a sentence each, for the model card.
 
 covers("llama3.2")      # "a model that ... must have a name that begins with Llama, ..."
 """

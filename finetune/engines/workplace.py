@@ -1,4 +1,4 @@
-"""What the parent of a distributed training and its workers tell each other, as files in run/workers/ of the run.
+"""The files in run/workers/ through which the parent of a distributed training and its workers exchange orders and events.
 
     places = Workplace(folder.run / "workers")
     places.order          order.json: the recipe, where everything is, and how the run resolved it
