@@ -132,7 +132,7 @@ def _in_utf8() -> None:
 
 
 def _command_first(given: list[str], root: argparse.ArgumentParser) -> list[str]:
-    """Options that stand before the command put behind it: there it takes them, or says that it has none of that name."""
+    """Move options that stand before the command to after it, where it takes or refuses them."""
     with_value = {option for action in root._actions if action.nargs is None for option in action.option_strings}
     at = 0
     while at < len(given) and given[at].startswith("-"):

@@ -226,7 +226,7 @@ class Uploaded(Event, name="uploaded"):
 
 
 class Reporter(Protocol):
-    """Anything that takes events; one that raises an error hears no more of the run, which goes on."""
+    """Anything that takes events; one that raises an error gets no more of them, and the run goes on."""
 
     def report(self, event: Event) -> None: ...
 
@@ -348,11 +348,11 @@ class Fanout:
         for reporter, _ in failed:
             self.leave_out(reporter)
         for reporter, why in failed:
-            if not isinstance(why, OSError):  # a reader that left, a disk that is full: nobody is there to hear of it
-                what = f"{type(reporter).__name__} failed and hears no more: {type(why).__name__}: {why}"
-                warnings.warn(what, RuntimeWarning, stacklevel=2)  # it may have been the only one that a person hears
+            if not isinstance(why, OSError):  # a reader that left or a full disk: there is nothing to warn about
+                what = f"{type(reporter).__name__} failed and gets no more events: {type(why).__name__}: {why}"
+                warnings.warn(what, RuntimeWarning, stacklevel=2)  # it may have been the only one that a person sees
                 self.report(Notice(what, "warning"))
 
     def leave_out(self, reporter: Reporter) -> None:
-        """Report nothing more to it, if it still hears."""
+        """Report nothing more to it."""
         self.reporters[:] = [other for other in self.reporters if other is not reporter]

@@ -1,4 +1,4 @@
-"""Files that were made elsewhere: any failure while one is read becomes one sentence with its name, and what one may ask for has limits.
+"""Read files from elsewhere: any failure becomes one sentence with the name of the file, and what a file may ask for has limits.
 
     with reading(path, ModelError, hint="Download it again."):
         content = json.loads(path.read_text(encoding="utf-8"))      # whatever goes wrong in here is a ModelError

@@ -34,7 +34,7 @@ RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "prompts", "d
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """`recipe` says what the run is, `runtime` how this machine does it; `reporter` hears of everything."""
+    """`recipe` says what the run is, `runtime` how this machine does it; `reporter` gets all events."""
 
     recipe: Recipe
     runtime: RuntimeOptions

@@ -256,7 +256,7 @@ class RunFolder:
 
 
 def asked_again(environment: Mapping[str, Any]) -> str:
-    """The options of the run that began in this `environment` (environment.json), to stand behind its command: " --dtype float32"."""
+    """The options of the run that began in this `environment` (environment.json), to stand after its command: " --dtype float32"."""
     asked = environment.get("asked", {})
     return "".join(f" --{name} {quoted(asked[name])}" for name in ("device", "dtype", "nproc") if name in asked)
 
@@ -285,7 +285,7 @@ def cannot_be_made(output_dir: Path, reason: object) -> BadInput:
 
 
 def beside(folder: Path, ending: str) -> Path:
-    """The place next to `folder` that is called like it, with `ending` behind."""
+    """The place next to `folder` that is called like it, with `ending` after."""
     named = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name
     return named.parent / f"{named.name}{ending}"
 

@@ -1,4 +1,4 @@
-"""Held-out rows that are no independent evidence: answers to one prompt, turns of one conversation, blocks of one text.
+"""Groups of held-out rows that are not independent: answers to one prompt, turns of one conversation, blocks of one text.
 
 groups_of([{"group": 7}, {"group": 2}, {"group": 7}])       # [0, 1, 0]; empty where each row stands alone
 sums, sizes = by_group(columns, [0, 1, 0])                  # of rows 0 and 2, and of row 1

@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's lm-evaluation-harness: found and loaded before any training, so that what is wrong is said then.
+"""Tasks of EleutherAI's lm-evaluation-harness: found and loaded before any training, so that errors are reported early.
 
 check_tasks(recipe.benchmark)                        # raises RecipeError with the command that installs the package
 check_names(recipe.benchmark)                        # and for a task that there is not; reads no rows

@@ -1,4 +1,4 @@
-"""Answers that are right or wrong, each way of telling an `evaluate.Metric`: the share of the rows that are right.
+"""Metrics for answers that are right or wrong: the share of the rows that are right, each as an `evaluate.Metric`.
 
 Accuracy().compute(predictions=["Spam.", "ham"], references=["spam", "spam"])                # {"accuracy": 0.5}
 ExactMatch().compute(predictions=["Spam.", "spam"], references=["spam", "spam"])             # {"exact_match": 0.5}

@@ -68,7 +68,7 @@ CONVERTED = {
     ".text": _renamed(".txt"),
 }
 OTHERWISE = "If it is text, copy it to a file that ends in .txt."
-PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # behind any of them, to what pyarrow calls it
+PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # after any of them, to what pyarrow calls it
 ARCHIVE = ".zip"
 READABLE = f"Readable: {', '.join(KINDS)}, also inside {', '.join(PACKED)} and {ARCHIVE}."
 

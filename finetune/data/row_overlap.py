@@ -113,7 +113,7 @@ def among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 
 def _with_last(earlier: np.ndarray, ends: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The earlier hashes of each row with its last one behind them."""
+    """The earlier hashes of each row with its last one after them."""
     values = np.empty(starts[-1], np.int64)
     is_last = np.zeros(starts[-1], bool)
     is_last[starts[1:] - 1] = True

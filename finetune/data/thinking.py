@@ -1,7 +1,7 @@
 """Whether a model is asked to think before it answers: yes where rows have reasoning, and then in every prompt of the run.
 
 decided = decide(tokenizer, rows, division.train)
-decided.thinking, decided.options         # False, {"enable_thinking": False}: what the chat template is told in every prompt
+decided.thinking, decided.options         # False, {"enable_thinking": False}: what the chat template is given in every prompt
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows that a model is only measured on: drawn by seed, the same for every model, each in the tokens of its own.
+"""Rows on which several models are measured: drawn by seed, the same for all, in the tokens of each.
 
 chosen = drawn(rows, spec, most=50, seed=42)                  # sorted row numbers
 to_measure(rows, chosen, spec, tokenizer).rows[0]             # like the held-out rows of a run

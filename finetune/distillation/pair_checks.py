@@ -210,7 +210,7 @@ def contradictions(names: Sequence[str], first_choices: Sequence[torch.Tensor]) 
 
 @torch.no_grad()
 def about_prompt(teacher: nn.Module, rows: Any) -> Finding:
-    """From the answers of a few rows: KL(behind the prompt || without it), the mean over their tokens."""
+    """From the answers of a few rows: KL(after the prompt || without it), the mean over their tokens."""
     head, total, tokens = head_of(teacher).detach(), 0.0, 0
     for row in islice(iter(rows), PROMPTED_ROWS):
         told, bare = _answer_states(teacher, as_teacher_sees(row)), _answer_states(teacher, row)

@@ -69,6 +69,6 @@ class TopKLoss(Rule):
 
 
 def with_rest(values: Tensor) -> Tensor:
-    """Log-probabilities [n, k] of some tokens, and behind them [n, k + 1] that of all others together."""
+    """Log-probabilities [n, k] of some tokens, and after them [n, k + 1] that of all others together."""
     known = values.double().exp().sum(-1, keepdim=True)
     return torch.cat([values, (1 - known).clamp(min=LEAST).log().to(values.dtype)], 1)

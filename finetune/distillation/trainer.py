@@ -76,7 +76,7 @@ class DistillationTrainer(OnPolicyTrainer):
     and attention with those of the one teacher; `made`, the facts of a student made from it, says which layer is which.
 
     With `on_policy` ({"share": 0.5, "tokens": 96, "refresh": 64}) the student practises on its own answers from the second epoch on: they
-    take the place of a share of the rows, have no labels, and need the teacher itself, also beside a cache. `reporter` hears of them.
+    take the place of a share of the rows, have no labels, and need the teacher itself, also beside a cache. `reporter` gets their events.
 
     `last_parts` holds the mean `ce` and `kl` per token of the last step, and `own_kl` of its own answers. Evaluation runs the teachers and
     tells both parts as eval_ce and eval_kl; if there is only a cache, or teachers have rows, it gives the cross-entropy. Of rows that are

@@ -1,7 +1,7 @@
 """A tokenizer in the keys of a GGUF header: tokens, merges, special tokens, where texts begin and answers end.
 
-    words = words_of(asked, "finetuned_model", vocabulary=49152, model="my_model")
-    words.facts["tokenizer.ggml.pre"]         # "smollm"
+    header = tokenizer_header(asked, "finetuned_model", vocabulary=49152, model="my_model")
+    header.facts["tokenizer.ggml.pre"]         # "smollm"
 
 llama.cpp has two tokenizers that matter here: byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece (Llama 2, Mistral, Gemma), which it
 steers by a score for each token instead of a list of merges.
@@ -22,7 +22,7 @@ from finetune.models.templates.chat_template import answer_end_ids
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 NEVER_MERGED = -1e9  # the score of a token that no merge makes
-# llama.cpp looks for these names in what a file calls itself: under "phi-3", all marks but three swallow the blanks behind them.
+# llama.cpp looks for these names in what a file calls itself: under "phi-3", all marks but three swallow the blanks after them.
 TAKEN = re.compile(r"(phi)-?(3)|(modern)-(bert)", re.IGNORECASE)
 # And for these in the vocabulary: whatever they are to the model, an answer ends with them.
 ENDS = {"</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|im_end|>", "<|eot_id|>"}
@@ -31,14 +31,14 @@ PHI_3, NOT_STRIPPED = "Phi-3", {"<unk>", "<s>", "<|endoftext|>"}
 
 
 @dataclass(frozen=True)
-class Words:
+class TokenizerHeader:
     """`facts` are keys of the file's header: texts, numbers, truths, and lists of one of them; `note` is what llama.cpp reads otherwise."""
 
     facts: dict[str, Any]
     note: str | None
 
 
-def words_of(asked: PromptFormat, name: str, *, vocabulary: int, model: str) -> Words:
+def tokenizer_header(asked: PromptFormat, name: str, *, vocabulary: int, model: str) -> TokenizerHeader:
     """`name` is what the file is to be called, `vocabulary` how many tokens the model has.
 
     Raises ModelError for a tokenizer that llama.cpp has not, or one token too many.
@@ -56,7 +56,7 @@ def words_of(asked: PromptFormat, name: str, *, vocabulary: int, model: str) -> 
     facts |= _sentence_piece(described, tokens, types, opens=asked.opens) if made["byte_fallback"] else _byte_level(described, model)
     ends = sorted(token for token, type in zip(tokens, types, strict=True) if token in ENDS and type == NORMAL)
     note = f"llama.cpp ends an answer at {', '.join(ends)}, which is ordinary text to the model." if ends else None
-    return Words(facts | _ends(asked) | _template(tokenizer), note)
+    return TokenizerHeader(facts | _ends(asked) | _template(tokenizer), note)
 
 
 def _called(name: str, described: dict[str, Any]) -> str:

@@ -29,13 +29,13 @@ USUAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.
 
 @dataclass(frozen=True)
 class Form:
-    """What stands before and behind each turn, and behind the opened answer.
+    """What stands before and after each turn, and after the opened answer.
 
-    `names` are roles that have another name, `answered` is what stands behind an answer where that is not `behind`.
+    `names` are roles that have another name, `answered` is what stands after an answer where that is not `after`.
     """
 
     before: str
-    behind: str
+    after: str
     names: dict[str, str] = field(default_factory=dict)
     answered: str | None = None
     opening: str = ""
@@ -44,7 +44,7 @@ class Form:
         return self.before.format(role=self.names.get(role, role))
 
     def closed(self, role: str) -> str:
-        return self.answered if self.answered is not None and role == "assistant" else self.behind
+        return self.answered if self.answered is not None and role == "assistant" else self.after
 
     def written(self, turns: Turns) -> str:
         said = (f"{self.opened(turn['role'])}{turn['content']}{self.closed(turn['role'])}" for turn in turns)
@@ -56,10 +56,10 @@ class Form:
         role = "{{ .Role }}"
         for ours, theirs in self.names.items():
             role = f'{{{{ if eq .Role "{ours}" }}}}{theirs}{{{{ else }}}}{role}{{{{ end }}}}'
-        behind = self.behind
+        after = self.after
         if self.answered is not None:
-            behind = f'{{{{ if eq .Role "assistant" }}}}{self.answered}{{{{ else }}}}{behind}{{{{ end }}}}'
-        turn = f"{self.before.format(role=role)}{{{{ .Content }}}}{behind}"
+            after = f'{{{{ if eq .Role "assistant" }}}}{self.answered}{{{{ else }}}}{after}{{{{ end }}}}'
+        turn = f"{self.before.format(role=role)}{{{{ .Content }}}}{after}"
         return f"{{{{ range .Messages }}}}{turn}{{{{ end }}}}{self.opened('assistant')}{self.opening}"
 
 
@@ -106,7 +106,7 @@ def form_of(asked: PromptFormat) -> tuple[Form | None, str | None]:
     for form in (*FORMS, Form("", "\n", answered=str(asked.tokenizer.eos_token))):  # the last is the plain one
         system = None
         if (opened := form.opened("system")) and first.startswith(opened):
-            system = first[len(opened) :].partition(form.behind)[0]
+            system = first[len(opened) :].partition(form.after)[0]
         usual = form.written(_behind(system, CHATS[0]))
         form = replace(form, opening=first[len(usual) :] if first.startswith(usual) else "")  # such as an empty thought
         if all(_agrees(form, system, asked, turns) for turns in CHATS) and '"""' not in form.template + (system or ""):

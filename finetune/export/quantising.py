@@ -1,4 +1,4 @@
-"""Weights in ggml's formats: by the gguf package where that can, by ggml itself, inside xllamacpp, for the K-quants.
+"""Quantise weights to ggml's formats: with the gguf package, or for K-quants with ggml itself, which is inside xllamacpp.
 
 encode(values, "Q4_K").nbytes       # 144 for each 256 values
 """

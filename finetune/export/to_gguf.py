@@ -21,7 +21,7 @@ from finetune import registry
 from finetune.errors import BadInput
 from finetune.events import Progress, Reporter, stage
 from finetune.export.gguf_gate import Verdict, judge
-from finetune.export.gguf_tokenizer import words_of
+from finetune.export.gguf_tokenizer import tokenizer_header
 from finetune.export.gguf_types import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
 from finetune.export.gguf_writer import Planned, check_read_back, plan, write
 from finetune.export.modelfile import modelfile
@@ -83,7 +83,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     known = architecture_of(config, located.name)
     asked = PromptFormat.of(run, load_tokenizer(located))
     text = config.get_text_config(decoder=True)
-    words = words_of(asked, name_of(run), vocabulary=text.vocab_size, model=located.name)
+    header = tokenizer_header(asked, name_of(run), vocabulary=text.vocab_size, model=located.name)
     probes = Probes.of(run, asked)
     machine = replace(inspect(replace(runtime, device="cpu", dtype="float32")), why_dtype="for exporting")
     with stage(reporter, "export", "Loading the model") as done:
@@ -92,7 +92,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
         load_seconds = time.perf_counter() - began
         done(f"{size(located.bytes)}, as transformers has it")
     stated = known.facts(text)
-    said = (base_changed(run, located), *asked.notes, words.note, *long_texts(text, stated))
+    said = (base_changed(run, located), *asked.notes, header.note, *long_texts(text, stated))
     learned, trained = _learned_in(run, kind)
     ends = {"ends": trained.head.upper()} if trained and trained.head else {}
     shapes = ((name, tuple(values.shape)) for name, values in tensors(model, known))
@@ -104,7 +104,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     licence = licence_of(run)
     with whole_folder(to) as part, disk_may_fill("The exported file", needed, to.parent, ELSEWHERE):
         with stage(reporter, "export", f"Writing {kind.name.upper()}") as done:
-            facts = _facts(stated, known, kind, licence) | words.facts
+            facts = _facts(stated, known, kind, licence) | header.facts
             more = {"exact": trained is not None}
             meant = write(part / file, known.name, facts, planned, tensors(model, known), _progress(reporter, "bytes"), **more)
             written = (part / file).stat().st_size

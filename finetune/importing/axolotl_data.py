@@ -60,7 +60,7 @@ CHATS = ("chat_template", "sharegpt", "pygmalion")
 
 
 def datasets(config: Config, name: str, value: Any) -> Iterator[Line]:
-    """The first dataset in full; of the others only files of the same kind, whose names stand behind the first's."""
+    """The first dataset in full; of the others only files of the same kind, whose names stand after the first's."""
     entries = [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
     if not entries:
         yield Line(name, MISSING, "it names no dataset: --set dataset.source=FILE")

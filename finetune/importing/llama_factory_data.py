@@ -61,7 +61,7 @@ def describe(key: str) -> Rule:
 
 
 def _training(config: Config, name: str, value: Any) -> Iterator[Line]:
-    """The first dataset in full, and files of the same description behind it."""
+    """The first dataset in full, and files of the same description after it."""
     told, names = config.get(DESCRIBED), named(value)
     if not names:
         yield Line(name, MISSING, "it names no dataset: --set dataset.source=FILE")
@@ -80,7 +80,7 @@ def _training(config: Config, name: str, value: Any) -> Iterator[Line]:
 
 
 def read_together(config: Config) -> dict[str, str]:
-    """Name and source of the first dataset, and of files of the same description behind it; none where the first is not known."""
+    """Name and source of the first dataset, and of files of the same description after it; none where the first is not known."""
     found: dict[str, str] = {}
     first: Mapping[str, Any] = {}
     for name in named(config.get("dataset")):

@@ -1,4 +1,4 @@
-"""What a tokenizer from elsewhere may make of a text: its settings can write a thousand letters for one, nine times over.
+"""Limits on how long a tokenizer from elsewhere may make a text: its settings can write a thousand letters for one, nine times over.
 
 check_growth(folder)                # ModelError for a tokenizer.json whose replacements would fill the memory
 

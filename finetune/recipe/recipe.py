@@ -223,7 +223,7 @@ def _has_system(teacher: Any) -> bool:
 
 
 def _answers_only(distillation: Any) -> Any:
-    """Of a model that learns beside what it knows, or beside what its teacher is told: its prompts are no part of that."""
+    """Of a model that learns from itself, or from a teacher with a system prompt: its prompts are not learned."""
     return {"supervise": "answers", **distillation} if isinstance(distillation, Mapping) else distillation or {"supervise": "answers"}
 
 

@@ -303,7 +303,7 @@ def fixed_positions(model: nn.Module) -> int | None:
     sizes = []
     for module in reads_text.modules():
         if isinstance(module, nn.Embedding) and module not in tokens and module.num_embeddings - context in (0, 2):  # OPT's begin at 2
-            first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa's begin behind that of padding
+            first = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa's begin after that of padding
             sizes.append(min(context, module.num_embeddings - first))
         if hasattr(module, "build_mpt_alibi_tensor"):
             sizes.append(context)

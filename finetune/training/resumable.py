@@ -264,7 +264,7 @@ class GroupedByLength(LengthGroupedSampler):
     generator: torch.Generator
 
     def __iter__(self) -> Iterator[int]:
-        # The Trainer's own sampler draws from the generator of dropout: going on behind that draw, dropout stays what it was.
+        # The Trainer's own sampler draws from the generator of dropout: going on after that draw, dropout stays what it was.
         torch.randperm(len(self.lengths))
         return self._drawn()
 

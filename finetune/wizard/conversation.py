@@ -57,7 +57,7 @@ def _spoken(error: FinetuneError, kept: KeptAnswers) -> FinetuneError:
     """The same error with a hint for a conversation. It is the last thing on the screen, so it says what becomes of the answers too."""
     from finetune.wizard.error_words import spoken_hint
 
-    error.hint = "\n".join(filter(None, [spoken_hint(error), kept.told()])) or None
+    error.hint = "\n".join(filter(None, [spoken_hint(error), kept.in_short()])) or None
     return error
 
 

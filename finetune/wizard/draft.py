@@ -111,7 +111,7 @@ def ask_field(
 ) -> Draft:
     """Ask for one recipe key, as its field says: label, help, choices, yes or no, or a line that the recipe checks, and then `check`.
 
-    What the recipe would not accept beside the other answers is not offered, and F1 tells why; if only one value is left, it is told, not
+    What the recipe would not accept beside the other answers is not offered, and F1 tells why; if only one value is left, it is shown, not
     asked. `only_usual` refuses what is outside the usual range.
     """
     field, now = field_of(draft, key), get(draft, key)

@@ -47,7 +47,7 @@ class Session:
         today = then[:3] == time.localtime()[:3]
         return time.strftime("%H:%M", then) if today else f"{then.tm_mday} {time.strftime('%b %H:%M', then)}"
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """How many there are, and the last of them."""
         return f"{counted(len(self.answers), 'answer')}, the last: {list(self.answers.values())[-1].question}"
 
@@ -88,7 +88,7 @@ class KeptAnswers:
             return None
 
     def keep(self, answers: Mapping[str, Answer], changes: list[dict[str, Any]], taken_back: Mapping[str, Answer]) -> None:
-        """Write all answers so far; a disk that does not take them is told about at the end."""
+        """Write all answers so far; a disk that does not take them is reported at the end."""
         from finetune.system.storage import write_whole
 
         kept, before = (
@@ -119,7 +119,7 @@ class KeptAnswers:
         from finetune.screen.wording import command_name
 
         if self.problem or not self.written:
-            return [("class:warning", self.told())] if self.problem else []
+            return [("class:warning", self.in_short())] if self.problem else []
         return [
             ("class:quiet", f"{self._number()} kept in\n"),
             ("class:command", f"{self.path}\n"),
@@ -127,7 +127,7 @@ class KeptAnswers:
             ("class:command", command_name()),
         ]
 
-    def told(self) -> str:
+    def in_short(self) -> str:
         """The same in short, for the end of an error."""
         from finetune.screen.wording import command_name
 

@@ -42,7 +42,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 
 def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
-    """One of the methods that can work here; if there is only one, it is told, not asked."""
+    """One of the methods that can work here; if there is only one, it is shown, not asked."""
     known = {name: registry.load("methods", name) for name in registry.names("methods")}
     current = default = get(draft, "method.kind")
     found = options(draft, here)

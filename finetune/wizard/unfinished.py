@@ -36,7 +36,7 @@ def ask(prompter: Prompter, where: Path = Path(), session: Session | None = None
     choices = [Choice(str(number), f"Continue {run.folder.output_dir.name}", run.progress()) for number, run in enumerate(left)]
     if session is not None:
         title = f"Continue with your answers from {session.when()}" if left else "Continue"
-        choices.append(Choice(ANSWERS, title, session.told()))
+        choices.append(Choice(ANSWERS, title, session.summary()))
     choices.append(Choice(NEW, "Start something new" if left else "Start anew"))
     if not left and session is not None:
         question = f"Continue with your answers from {session.when()}?"

@@ -21,7 +21,7 @@ from finetune.data.tokens.encoder import Encoder
 from finetune.errors import FinetuneError, UploadError
 from finetune.events import Progress, Recorder
 from finetune.export import gguf_tokenizer, gguf_writer, to_gguf
-from finetune.export.gguf_tokenizer import words_of
+from finetune.export.gguf_tokenizer import tokenizer_header
 from finetune.export.gguf_types import KINDS, format_of
 from finetune.export.llama_cpp import Questions, asked
 from finetune.export.modelfile import modelfile
@@ -313,10 +313,10 @@ def test_ordinary_text_that_llama_cpp_takes_for_an_end_is_named(tmp_path: Path) 
     described["model"]["vocab"]["<EOT>"] = size = len(AutoTokenizer.from_pretrained(run.output_dir))
     (run.output_dir / "tokenizer.json").write_text(json.dumps(described))
     asking = PromptFormat.of(run, AutoTokenizer.from_pretrained(run.output_dir))
-    assert words_of(asking, "out", vocabulary=size + 1, model="out").note == (
+    assert tokenizer_header(asking, "out", vocabulary=size + 1, model="out").note == (
         "llama.cpp ends an answer at <EOT>, which is ordinary text to the model."
     )
-    assert words_of(PromptFormat.of(run, tokenizer_of("llama")), "out", vocabulary=size, model="out").note is None
+    assert tokenizer_header(PromptFormat.of(run, tokenizer_of("llama")), "out", vocabulary=size, model="out").note is None
 
 
 def test_the_exported_files_can_be_uploaded(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pico_exports import FAMILIES, model_of, tokenizer_of
 from transformers import AutoModelForCausalLM
 
 from finetune.errors import ModelError
-from finetune.export.gguf_tokenizer import words_of
+from finetune.export.gguf_tokenizer import tokenizer_header
 from finetune.export.gguf_types import KINDS
 from finetune.export.gguf_writer import plan, write
 from finetune.export.prompt_format import PromptFormat
@@ -69,7 +69,7 @@ def written(name: str, file: Path, *, more: dict[str, Any] | None = None, **chan
     stated = known.facts(config)
     shapes = ((place, tuple(values.shape)) for place, values in tensors(model, known))
     planned = plan(shapes, KINDS["f16"], layers=stated["block_count"], tied=is_tied(model))
-    words = words_of(PromptFormat.of(RunFolder(file.parent), tokenizer), "m", vocabulary=config.vocab_size, model="m").facts
+    words = tokenizer_header(PromptFormat.of(RunFolder(file.parent), tokenizer), "m", vocabulary=config.vocab_size, model="m").facts
     stated |= more or {}
     facts = {"general.type": "model"} | {f"{known.name}.{key}": value for key, value in stated.items() if value is not None} | words
     write(file, known.name, facts, planned, tensors(model, known), lambda *_: None)

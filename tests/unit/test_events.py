@@ -38,11 +38,11 @@ def test_after_the_first_oserror_a_reporter_is_silent(error: OSError) -> None:
 def test_other_errors_are_told_to_those_who_still_hear() -> None:
     recorder = Recorder()
     reporter = Fanout(Failing(KeyError("step")), recorder, Failing(ValueError("I/O operation on closed file.")))
-    with pytest.warns(RuntimeWarning, match="Failing failed and hears no more"):  # it may have been the only one that a person hears
+    with pytest.warns(RuntimeWarning, match="Failing failed and gets no more events"):  # it may have been the only one that a person sees
         reporter.report(Notice("one"))
     reporter.report(Notice("two"))
     said = [event.text for event in recorder.of(Notice)]
-    begin = "Failing failed and hears no more: "
+    begin = "Failing failed and gets no more events: "
     assert said == ["one", f"{begin}KeyError: 'step'", f"{begin}ValueError: I/O operation on closed file.", "two"]
     assert reporter.reporters == [recorder]
 

@@ -167,7 +167,7 @@ def _numbered(sample: str, delimiter: str) -> Iterator[tuple[int, list[Any]]]:
 
 
 def _is_spaced(text: str, delimiter: str) -> bool:
-    """Whether a blank behind a delimiter is no part of the cell: there is one in the whole header, or before cells in quotes."""
+    """Whether a blank after a delimiter is no part of the cell: there is one in the whole header, or before cells in quotes."""
     records = _records_of(text, delimiter)
     if records and len(records[0]) > 1 and all(name.startswith(" ") for name in records[0][1:]):
         return True

@@ -110,7 +110,7 @@ def looks_like(sample: str, name: str) -> str | None:
 def _is_table_of_tabs(sample: str) -> bool:
     """Whether each line has as many tabs inside, as pairs of sentences in two languages have.
 
-    Tabs that lie together are there for the looks, and those behind "Ann:" are of a conversation.
+    Tabs that lie together are there for the looks, and those after "Ann:" are of a conversation.
     """
     lines = [line.strip() for line in sample.splitlines()]
     lines = lines[:-1] if len(sample) >= SAMPLE else lines  # the last one may be cut

@@ -84,7 +84,7 @@ def _front_matter(sample: str) -> int:
 
 
 def _paragraphs(lines: Iterator[str], first: int) -> Iterator[tuple[str, int]]:
-    """Paragraphs with the blank lines behind them, and the line each begins on; `first` is that of the first line."""
+    """Paragraphs with the blank lines after them, and the line each begins on; `first` is that of the first line."""
     ahead: list[str] = []
     seen = 0
     while seen < SAMPLE and (line := next(lines, "")):

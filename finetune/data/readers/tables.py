@@ -60,7 +60,7 @@ def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:
         return
     is_file = source.read(6) == b"ARROW1"
     source.seek(0)
-    # A file is a stream with a list of its parts behind it, which may name others than the stream has.
+    # A file is a stream with a list of its parts after it, which may name others than the stream has.
     parts = pa.ipc.open_file(source).num_record_batches if is_file else None
     source.seek(MAGIC if is_file else 0)
     if max(map(unpacked_bytes, pa.ipc.MessageReader.open_stream(source)), default=0) > max(UNPACKED, PACKED_ROWS * source.size()):

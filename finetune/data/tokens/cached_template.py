@@ -32,7 +32,7 @@ PROBE = re.compile(f"({BLANKS})?Probe(\\d+)q({BLANKS[::-1]})?")
 
 
 class Slot(NamedTuple):
-    """The place of a turn's text in a piece, and whether blanks before and behind it are taken off."""
+    """The place of a turn's text in a piece, and whether blanks before and after it are taken off."""
 
     turn: int
     left: bool

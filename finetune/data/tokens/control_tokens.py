@@ -28,7 +28,7 @@ class ControlTokens:
         return next((found.group() for text in strings(value) if (found := self.pattern.search(text))), None)
 
     def broken(self, value: Any, cut: str) -> Any:
-        """The same value with `cut` behind the first character of every control token."""
+        """The same value with `cut` after the first character of every control token."""
         if isinstance(value, str):
             return self.pattern.sub(lambda found: found.group()[0] + cut + found.group()[1:], value)
         if isinstance(value, dict):

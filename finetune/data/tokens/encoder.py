@@ -185,7 +185,7 @@ def beginning(ids: ListLike[int], tokenizer: PreTrainedTokenizerBase | None) -> 
 
 
 def cut_prompt(ids: ListLike[int], room: int, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
-    """The end of a prompt that is longer than `room`, behind its beginning token."""
+    """The end of a prompt that is longer than `room`, after its beginning token."""
     over = len(ids) - room
     if over <= 0:
         return list(ids)

@@ -49,7 +49,7 @@ class ChatTemplate:
         self.opened = self.facts.opened_thought if thinking else ""  # thoughts that the template would leave out
         self.control = ControlTokens(control_tokens(tokenizer))
         self.joins: dict[tuple[str, ...], bool | None] = {}  # by the roles of the turns: whether a system turn stays, None for no joining
-        self.longer: set[str] = set()  # what prompts have behind the place where an answer can begin
+        self.longer: set[str] = set()  # what prompts have after the place where an answer can begin
 
     def pieces(self, messages: Sequence[Message]) -> list[Piece]:
         return self.rendered(messages).pieces
@@ -168,7 +168,7 @@ class _Row:
         self.whole = f"{prompt}{thought.strip()}\n{THOUGHTS[1]}\n\n{said}{after}"
 
     def _around(self, number: int) -> tuple[str, str | None]:
-        """The text before an answer, and behind it, if a mark can stand in its place."""
+        """The text before an answer, and after it, if a mark can stand in its place."""
         marked = {"role": "assistant", "content": self.mark}
         try:
             text, complete = self._render([*self.given[:number], marked, *self.given[number + 1 :]]), True

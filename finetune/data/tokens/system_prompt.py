@@ -1,4 +1,4 @@
-"""Rows as a teacher sees them that is told more than its student: behind a system prompt, and with the same answers.
+"""Rows as a teacher with a system prompt of its own reads them: the prompt first, then the same answers as in the student's rows.
 
     SystemPrompt(encoder, "Answer as a pirate.").ids(record, sequence)      # the teacher's tokens of the student's `sequence`
     rows = TeacherRows(prepared.train)
@@ -26,7 +26,7 @@ TEACHER_IDS = "teacher_ids"
 
 
 class SystemPrompt:
-    """Encodes rows a second time, behind `text`."""
+    """Encodes rows a second time, after `text`."""
 
     def __init__(self, encoder: Encoder, text: str) -> None:
         self.encoder, self.text = encoder, text
@@ -41,7 +41,7 @@ class SystemPrompt:
         return sequences
 
     def ids(self, record: Mapping[str, Any], sequence: Tokens) -> list[int]:
-        """The tokens of the row behind the prompt, cut where `sequence` is; raises RowProblem where the answers cannot be the same."""
+        """The tokens of the row after the prompt, cut where `sequence` is; raises RowProblem where the answers cannot be the same."""
         messages = record["messages"]
         if "input_ids" in record or messages[0]["role"] == "text":
             raise RowProblem("a system prompt has no place in plain text, nor in rows that are tokens already")
@@ -57,7 +57,7 @@ class SystemPrompt:
 
 
 def with_system(messages: Sequence[Message], text: str) -> list[Message]:
-    """The messages behind a system prompt; one that they have already follows it."""
+    """The messages after a system prompt; one that they have already follows it."""
     first = messages[0]
     if first["role"] == "system":
         return [{"role": "system", "content": f"{text}\n\n{first['content']}"}, *messages[1:]]
@@ -92,7 +92,7 @@ class TeacherRows(Sequence[Any]):
 
 
 def teacher_rows(rows: Any) -> Any:
-    """The rows as the teacher reads them: the same, unless only it is told a system prompt."""
+    """The rows as the teacher reads them: the same, unless it has a system prompt of its own."""
     return TeacherRows(rows) if is_prompted(rows) else rows
 
 

@@ -1,4 +1,4 @@
-"""Text to token ids: pieces apart where that gives the same tokens, else together and cut by their places.
+"""Text to token ids: piece by piece where that gives the same tokens, else the whole text, cut by character offsets.
 
 tokeniser = Tokeniser(tokenizer)
 tokeniser.rows([[Piece("Hi\n", False), Piece("Hello!", True)]])     # [[[5, 6], [7, 8]]]: the ids of each piece

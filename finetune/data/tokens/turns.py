@@ -1,4 +1,4 @@
-"""A row's turns as a template is given them: with one beginning and one end, and with what is learned decided.
+"""Prepare a row's turns for a template: one beginning and one end of text, and which answers are learned.
 
 tidy = tidied([{"role": "user", "content": "<s>Hi"}, {"role": "assistant", "content": "Hello!</s>"}], edges)
 tidy.turns[1].content, tidy.turns[1].learned, tidy.notices     # "Hello!", True, {"began", "ended"}
@@ -95,7 +95,7 @@ def last_learned(messages: Sequence[Message]) -> int:
 
 
 def without_beginning(text: str, edges: Edges) -> str:
-    """The text with the beginning that it will have anyway taken off; one is left where nobody else writes it."""
+    """The text with the beginning that it will have anyway taken off; one is left where nothing else writes it."""
     bare = text.lstrip()
     if not edges.begin or not bare.startswith(edges.begin):
         return text
@@ -105,7 +105,7 @@ def without_beginning(text: str, edges: Edges) -> str:
 
 
 def without_end(text: str, ends: Iterable[str]) -> str:
-    """The text without the ends behind it, and without the blanks behind those."""
+    """The text without the end tokens and the blanks that follow it."""
     while True:
         bare = text.rstrip()
         end = next((end for end in ends if bare.endswith(end)), None)

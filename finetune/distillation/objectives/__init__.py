@@ -8,7 +8,7 @@ precision that it may overwrite, and a column [k, 1]:
 It overwrites `p` with the gradient of D(p, q) with respect to the student's logits (those whose softmax is p) and returns the sum of D
 over the tokens, a scalar tensor; called with `each=True` it returns D of each token [k]. One that does not take `each` is asked token by
 token where tokens have an alpha of their own. `shift` is separate because the default objective can skip that pass over the vocabulary.
-One that changes during a training has `at(done)`, which is told before each batch what share of the steps is done.
+One that changes during a training has `at(done)`, which is called before each batch with the share of the steps that is done.
 Its `title` and `summary` are what the wizard shows, so torch is imported only where it computes. Add one: a file here or in another
 package, and a line in the registry or an entry point; docs/extending.md has a complete example.
 """

@@ -3,7 +3,7 @@
     layer_pairs("auto", 20, 30, {"layers": 20, "of_layers": 30, "left_out": [11, 20]})      # [(10, 20), (11, 21), ...]
 
 Of a student made from its teacher it is known which layer is which. What comes before the first layer that was left out is the teacher's
-own at the start, so `auto` begins behind it, or takes the last layer where none is left there. Of a ready-made student the layers are
+own at the start, so `auto` begins after it, or takes the last layer where none is left there. Of a ready-made student the layers are
 spread evenly over the teacher's.
 """
 

@@ -63,7 +63,7 @@ def answer_end_ids(tokenizer: Any) -> list[int]:
 
 
 def answer_ends(tokenizer: Any) -> list[str]:
-    """The same tokens as text: the tokenizer's end token, and those that its chat template writes behind an answer."""
+    """The same tokens as text: the tokenizer's end token, and those that its chat template writes after an answer."""
     found = [str(tokenizer.eos_token)] if tokenizer.eos_token else []
     if tokenizer.chat_template:
         tokens = added_tokens(tokenizer)
@@ -87,7 +87,7 @@ def special_tokens(tokenizer: Any) -> list[str]:
 
 
 def _closings(tokenizer: Any) -> Iterator[str]:
-    """What the template writes behind an answer: the last one, one in the middle, and a tool call."""
+    """What the template writes after an answer: the last one, one in the middle, and a tool call."""
     asked, answered = ASK["content"], REPLY["content"]
     text = written(tokenizer, [ASK, REPLY])
     if answered in text:

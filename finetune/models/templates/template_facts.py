@@ -83,8 +83,8 @@ class TemplateFacts:
     def opened_thought(self) -> str:
         """What its prompts end with, if they open a thought that it leaves out of the answers: "<think>\\n" with DeepSeek-R1."""
         prompt, before = self._written([ASK], add_generation_prompt=True), self._written([ASK, REPLY]).partition(REPLY["content"])[0]
-        behind = prompt[len(before) :] if before and prompt.startswith(before) else ""
-        return behind if behind.strip() == THOUGHTS[0] else ""
+        after = prompt[len(before) :] if before and prompt.startswith(before) else ""
+        return after if after.strip() == THOUGHTS[0] else ""
 
     @cached_property
     def knows_tools(self) -> bool:

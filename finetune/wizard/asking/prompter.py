@@ -106,7 +106,7 @@ class Prompter(ABC):
 
     def recall(self, question: Question, answer: str | bool) -> None:
         """Show an answer that was given in an earlier session."""
-        self.note(f"{question.text}: {told(question, answer)}")
+        self.note(f"{question.text}: {answer_text(question, answer)}")
 
     def mark(self) -> int:
         """A place on the screen that `erase_to` can return to."""
@@ -229,7 +229,7 @@ def explanation(question: Question) -> str:
     return "\n".join(filter(None, [question.help, how]))
 
 
-def told(question: Question, answer: str | bool) -> str:
+def answer_text(question: Question, answer: str | bool) -> str:
     """What stays on screen of an answer."""
     if question.secret:
         return "(not shown)" if answer else "(none)"

@@ -25,7 +25,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 
 from finetune.wizard.asking.layout import beginning, end, indent, rows_of, spelled, wrap
-from finetune.wizard.asking.prompter import Fragments, GoBack, Prompter, Question, drawn, explanation, plain, told
+from finetune.wizard.asking.prompter import Fragments, GoBack, Prompter, Question, answer_text, drawn, explanation, plain
 from finetune.wizard.asking.questions import Line, add_notes
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class TerminalPrompter(Prompter):
         return answer
 
     def recall(self, question: Question, answer: str | bool) -> None:
-        self._collapse(question.text, told(question, answer))
+        self._collapse(question.text, answer_text(question, answer))
 
     def mark(self) -> int:
         return self._rows

@@ -54,7 +54,7 @@ class Rewind(Prompter):
         self._prompter = prompter
         self._keep = keep
         self._answers: dict[str, Answer] = dict(earlier or {})
-        self._untold = set(self._answers)  # of an earlier session: not on this screen yet
+        self._not_shown = set(self._answers)  # of an earlier session: not on this screen yet
         self._earlier: dict[str, Answer] = dict(taken_back or {})
         self._marks: dict[str, int] = {}
         self._steps: dict[str, int | None] = {}
@@ -93,7 +93,7 @@ class Rewind(Prompter):
         if question.secret:
             return self._prompter.ask(question)
         key, known = question.key, self._answers.get(question.key)
-        if known and known.stands(question) and key in self._untold:
+        if known and known.stands(question) and key in self._not_shown:
             self._tell(question, known)
         elif known and known.stands(question):
             self._pending.clear()  # it was said when the question was asked
@@ -119,7 +119,7 @@ class Rewind(Prompter):
         self._remember(question.key, known)
 
     def _remember(self, key: str, known: Answer) -> None:
-        self._untold.discard(key)
+        self._not_shown.discard(key)
         self._earlier[key] = known
         self._marks[key] = self._mark
         self._steps[key] = self._step
