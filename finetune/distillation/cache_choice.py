@@ -1,7 +1,7 @@
 """Which teacher cache a run should use: the first that is valid and fits on the disk, and the reason in one sentence.
 
 choice = choose_cache("auto", tokens=9000, student_head=ours, teacher_head=theirs, objective="forward_kl", folder=folder)
-choice.kind, choice.bytes, choice.reason
+choice.kind, choice.reason
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ SPARE_BYTES = 10**9  # left free on the disk for checkpoints and other programs
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """`kind` of cache ("none": run the teacher at every step), the bytes it takes on disk, and why."""
+    """`kind` of cache ("none": run the teacher at every step), and why."""
 
     kind: str
-    bytes: int
     reason: str
 
 
@@ -54,7 +53,7 @@ def choose_cache(
     Raises RecipeError if the `wanted` kind cannot be used, DiskFull if it does not fit.
     """
     if wanted == "none":
-        return CacheChoice("none", 0, "the teacher runs online, as the recipe says")
+        return CacheChoice("none", "the teacher runs online, as the recipe says")
     signals = signals_for(of_spans)
     problems = {name: problem_of(signal, student_head, objective, features) for name, signal in signals.items()}
     sizes = {name: bytes_of(signal, tokens, teacher_head, student_head) + beside for name, signal in signals.items()}
@@ -64,19 +63,17 @@ def choose_cache(
         if problem := problems[wanted]:
             raise RecipeError(f"cache: {wanted} cannot be used for this run: {problem}.", hint="Use cache: hidden, or cache: auto.")
         check_room(f"cache: {wanted}", needs[wanted], Path(folder), NO_ROOM_HINT)
-        return CacheChoice(wanted, sizes[wanted], f"{wanted} cache, {size(sizes[wanted])}, as the recipe says")
+        return CacheChoice(wanted, f"{wanted} cache, {size(sizes[wanted])}, as the recipe says")
     room = free_disk(Path(folder)) - SPARE_BYTES
     passed: list[str] = []  # why a cheaper signal is not the one
     for name, signal in signals.items():
         if problems[name] is None and of_all[name] <= room:
             reason = "; ".join(passed) or signal.why
-            return CacheChoice(name, sizes[name], f"{name} cache, {size(sizes[name])}: {reason}")
+            return CacheChoice(name, f"{name} cache, {size(sizes[name])}: {reason}")
         problem = problems[name]
         passed.append(f"no {name} cache because {problem}" if problem else f"a {name} cache would need {size(of_all[name])}")
     needed = min(of_all[name] for name in signals if problems[name] is None)
-    return CacheChoice(
-        "none", 0, f"no cache, the teacher stays in memory: {size(needed)} is needed and {size(max(room, 0))} of disk is free"
-    )
+    return CacheChoice("none", f"no cache, the teacher stays in memory: {size(needed)} is needed and {size(max(room, 0))} of disk is free")
 
 
 def signals_for(spans: bool) -> dict[str, Signal]:

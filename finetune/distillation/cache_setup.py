@@ -94,7 +94,7 @@ class CacheSetup:
         of_spans = isinstance(self.reading, SpanReading)
         kinds = signals_for(of_spans) if self.folder.is_dir() else {}
         if wanted != "none" and self.spec.compares_other_layers:
-            return CacheChoice("none", 0, OTHER_LAYERS), None
+            return CacheChoice("none", OTHER_LAYERS), None
         tokens = sum(supervised_counts(self.rows))
         choice = choose_cache(
             wanted,

@@ -26,8 +26,6 @@ ON_REQUEST = "gated (request access on its page)"
 class HubModel:
     """A model on the Hub; None where the Hub does not say. `bytes` is the size of the weights, `downloads` is for the last month."""
 
-    name: str
-    commit: str
     parameters: int | None
     bytes: int
     licence: str | None
@@ -81,8 +79,6 @@ def model_facts(info: ModelInfo) -> HubModel:
     whole = MODEL in files  # shards next to it are the same weights again
     weights = [size for name, size in files.items() if (name == MODEL if whole else name == ADAPTER or SHARD.fullmatch(name))]
     return HubModel(
-        info.id,
-        str(info.sha),
         info.safetensors.total if info.safetensors else None,
         sum(weights),
         _licence(info),
