@@ -15,7 +15,7 @@
     │   ├── NoTerminal                a question, and nobody to ask
     │   ├── OutputExists              the output folder holds other work
     │   ├── FolderInUse               another process works in the output folder; names it
-    │   └── CannotResume              what changed since the run began, or that there is nothing to go on with
+    │   └── CannotResume              what changed since the run began, or that there is nothing to continue
     ├── HardwareError
     │   ├── OutOfMemory               names what to lower
     │   └── DiskFull                  names the space needed

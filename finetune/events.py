@@ -142,7 +142,7 @@ class CheckpointSaved(Event, name="checkpoint"):
 
 @dataclass(frozen=True)
 class Resumed(Event, name="resumed"):
-    """A run goes on after `step`; steps beyond it that were reported before are made, and reported, again."""
+    """A run continues after `step`; steps beyond it that were reported before are made, and reported, again."""
 
     step: int
     total_steps: int
@@ -290,7 +290,7 @@ NUMBERED = {kind.name: "step" for kind in (Resumed, TrainingStep, HeldOutLoss, C
 def read_events(path: Path) -> list[dict[str, Any]]:
     """The records of an events file; an incomplete last line is skipped, and so are steps that were repeated after a resume.
 
-    Steps are counted anew in each round.
+    Each round counts its steps from 1.
     """
     records: list[dict[str, Any]] = []
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -315,7 +315,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def _made_again(record: dict[str, Any], step: int) -> bool:
-    """Whether a run that goes on after `step` reports this again."""
+    """Whether a run that continues after `step` reports this again."""
     if record.get("event") in (TrainingStep.name, HeldOutLoss.name, CheckpointSaved.name, OwnAnswers.name):
         return bool(record["step"] > step)
     return record.get("event") == TrainingFinished.name

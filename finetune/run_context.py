@@ -108,7 +108,7 @@ class RunContext:
 
     @cached_property
     def alone(self) -> tuple[str, str] | None:
-        """What of the recipe only one process can do, as the beginning of a sentence, and what else could be done; None if nothing."""
+        """The part of the recipe that only one process can do, as the beginning of a sentence, and what to do instead; None if nothing."""
         spec = self.recipe.distillation
         named = f" (`distillation.task: {spec.task}`)" if practises(spec.task) else ""
         known = [

@@ -250,7 +250,7 @@ class RunFolder:
         return self.read_json(path) if path.is_file() else {}
 
     def as_begun(self, runtime: RuntimeOptions) -> RuntimeOptions:
-        """The options with which to go on here, or to measure again: what they leave open is as the run began."""
+        """The options with which to continue here, or to measure again: what they leave open is as the run began."""
         with reading(self.environment, hint="Delete it to go on without it."):
             return runtime.as_begun(self.known(self.environment))
 

@@ -63,7 +63,7 @@ class RuntimeOptions:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What of this decides the numbers of a run and is not left to the machine, by the names of the options."""
+        """The options that decide the numbers of a run and are not left to the machine, by the names of the options."""
         chosen = {"device": self.device, "dtype": self.dtype, "nproc": self.processes}
         return {name: value for name, value in chosen.items() if value not in ("auto", None)}
 

@@ -38,7 +38,7 @@ def _of_a_code(character: str) -> str:
 
 
 def _of_word(word: str) -> set[str]:
-    """What of a word, with what is joined to it, is a code."""
+    """The code in a word with what is joined to it."""
     parts = re.split(r"([-./:,#'])", word)
     while parts and not _belongs(parts[-1]):
         del parts[-2:]

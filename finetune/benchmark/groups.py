@@ -1,6 +1,6 @@
 """Groups of held-out rows that are not independent: answers to one prompt, turns of one conversation, blocks of one text.
 
-groups_of([{"group": 7}, {"group": 2}, {"group": 7}])       # [0, 1, 0]; empty where each row stands alone
+groups_of([{"group": 7}, {"group": 2}, {"group": 7}])       # [0, 1, 0]; empty where no two rows share a group
 sums, sizes = by_group(columns, [0, 1, 0])                  # of rows 0 and 2, and of row 1
 """
 

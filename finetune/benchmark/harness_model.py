@@ -111,7 +111,7 @@ def _rows(samples: Sequence[Mapping[str, Any]], metric: str, filtered: str) -> l
 
 @contextmanager
 def _tied_as_it_is(model: Any) -> Iterator[None]:
-    """lm_eval ties a model's embeddings and head anew, and would so undo what was trained of one of them."""
+    """lm_eval ties a model's embeddings and head again, which would undo what was trained of one of them."""
     model.tie_weights = lambda *_, **__: None
     try:
         yield

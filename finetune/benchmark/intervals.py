@@ -55,7 +55,7 @@ class Statistic:
     """`of` the means [..., k] of `columns` [rows, k] is the score; it is shown as `shown` of that, which rises with it.
 
     No model can have less than `least` or more than `most`, and so no interval reaches beyond. `counted` are shares of what is
-    right or wrong. `groups` has a number for each row, the same for rows that belong together; None where each stands alone.
+    right or wrong. `groups` has a number for each row, the same for rows that belong together; None where each is independent.
     """
 
     columns: Floats
@@ -193,7 +193,7 @@ def _pseudo_values(sums: Floats, sizes: Floats, of: Callable[[Floats], Floats]) 
 
 
 def _effect(columns: Floats, of: Callable[[Floats], Floats], sums: Floats, sizes: Floats) -> float:
-    """How many rows of these groups are worth one that stands alone, from 1 to a whole group; a whole one where all rows say the same."""
+    """How many rows of these groups are worth one independent row, from 1 to a whole group; a whole one where all rows say the same."""
     errors = []
     for each in (_pseudo_values(sums, sizes, of)[1], _pseudo_values(columns, np.ones(len(columns)), of)[1]):
         errors.append(float(each.var(ddof=1)) / len(each))

@@ -113,7 +113,7 @@ def of_only(prompts: int) -> str:
 
 
 def shared(scores: Mapping[str, Any]) -> str:
-    """How intervals take rows that belong together; empty where each stands alone, or too few do."""
+    """How intervals take rows that belong together; empty where each is independent, or too few are."""
     rows, alone = int(scores["rows"]), independent(scores)
     if alone == rows or alone < FEWEST_ROWS:
         return ""

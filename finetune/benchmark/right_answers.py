@@ -39,7 +39,7 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]
         )
 
     def read(self, text: str) -> Any:
-        """What of a text is compared."""
+        """The part of a text that is compared."""
         return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(".").rstrip()
 
     def per_row(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:

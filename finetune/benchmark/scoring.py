@@ -49,7 +49,7 @@ RETAINED = ("rougeL", "accuracy", "exact_match", "last_number")  # more is bette
 
 @dataclass(frozen=True)
 class Cost:
-    """What answering takes, as finetune/run/costs.py measures it; `peak_memory_bytes` is None where it cannot be told."""
+    """What answering takes, as finetune/run/costs.py measures it; `peak_memory_bytes` is None where it cannot be measured."""
 
     tokens_per_second: float
     peak_memory_bytes: int | None

@@ -121,7 +121,7 @@ def resume(arguments: argparse.Namespace) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    """Show what a run would cost; 1 where a problem speaks against starting it."""
+    """Show what a run would cost; 1 where a problem would stop it."""
     from dataclasses import replace
 
     from finetune.screen.data import data_report

@@ -60,7 +60,7 @@ codecs.register_error(UNREADABLE, _mark)
 
 
 def detect(file: DataFile, told: str | None = None) -> str:
-    """A Python codec name: `told` if a person gave it; raises UnknownFormat for a binary file."""
+    """A Python codec name: `told` if a person named it; raises UnknownFormat for a binary file."""
     if told is not None:
         for _ in file.blocks():
             pass  # a file that cannot be read to its end is refused here
@@ -102,7 +102,7 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
 
 
 def _old_page(text: bytes) -> str:
-    """The code page that makes words of a language: Windows' and what the web has; those of DOS and the Mac are told too rarely."""
+    """The code page that makes words of a language: Windows' and what the web has; those of DOS and the Mac are recognised too rarely."""
     import chardet
 
     first = next(index for index, byte in enumerate(text) if byte > 0x7F)
@@ -116,7 +116,7 @@ def _old_page(text: bytes) -> str:
 
 
 def _is_a_language(text: str, page: str) -> bool:
-    """Whether words speak for a page: a few, or many letters. Prices in £ and a naïve word among English ones do not."""
+    """Whether words make a page likely: a few words, or many letters. Prices in £ and a naïve word among English ones do not."""
     words = {word.lower() for word in WORD.findall(text) if not word.isascii()}
     letters = {letter for word in words for letter in word if not letter.isascii()}
     others = {letter for letter in letters if letter.encode(page, "ignore").decode(WINDOWS, "ignore") != letter}

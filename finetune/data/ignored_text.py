@@ -31,7 +31,7 @@ class IgnoredText:
         self.used = 0
 
     def read_by(self, chosen: Format, read: Sequence[str], columns: Sequence[str]) -> None:
-        """The same count goes on for a format that reads more columns."""
+        """Continue the count with a format that reads more columns."""
         self.read = set(read)
         self.columns = [column for column in dict.fromkeys([*self.columns, *columns]) if column not in self.read]
         self.inside: Callable[[dict[str, Any]], Iterator[tuple[str, Any]]] | None = getattr(chosen, "left_out", None)

@@ -1,4 +1,4 @@
-"""JSON as it stands in files and in cells: numbers keep their spelling, because most of them become text.
+"""JSON as it is in files and in cells: numbers keep their spelling, because most of them become text.
 
 DECODER.decode('{"price": 1.50}')  ->  {"price": Number("1.50")}
 parsed("[{'role': 'user'}]")       ->  [{"role": "user"}]: what pandas writes into a cell of CSV is Python, not JSON

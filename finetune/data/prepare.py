@@ -84,7 +84,7 @@ def prepare_data(
     Each has a `route`, what the column `routed_by` says of it, if there is one.
 
     Labels are -100 where there is no loss and the token itself elsewhere (the shift by one happens in the loss); a student
-    that learns every token (`supervise="all"`) is measured on every token. What stands before the `answer_start` of a training
+    that learns every token (`supervise="all"`) is measured on every token. What comes before the `answer_start` of a training
     row asks for its last answer; plain text has 0 there. `origin` is read instead of `spec.source`. For `deciding` between rounds or
     steps some of the rows to train on become a third part; for steps none where there are too few.
     Raises the DatasetError that states what is wrong.

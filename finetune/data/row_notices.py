@@ -79,7 +79,7 @@ class RowNotices:
                     yield UNBROKEN.format(count=f"{unbroken:,}")
 
     def seldom(self, files: Sequence[str], *, unbroken: int = 0) -> Iterator[str]:
-        """What stands as it is in so few rows that only the data report has it."""
+        """Notices about unchanged text in so few rows that only the data report has them."""
         for kind in AS_IT_STANDS:
             if self.rows[kind] and self._seldom(kind, unbroken):
                 yield self._sentence(kind, files)

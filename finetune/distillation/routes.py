@@ -45,5 +45,5 @@ def rows_of(number: int, rows: Any, numbers: list[int] | None) -> Any:
 
 
 def places_of(number: int, numbers: list[int]) -> list[int]:
-    """Where in `numbers` a teacher stands."""
+    """The places of a teacher in `numbers`."""
     return [place for place, of in enumerate(numbers) if of == number]

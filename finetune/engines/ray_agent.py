@@ -1,6 +1,6 @@
 """Ray Train with our workers: `python -m finetune.engines.ray_agent WORKPLACE OPTIONS`, these in JSON.
 
-Ray places the workers, notices when one is lost, and then starts all of them again, so often as `retries` says: they go on from the last
+Ray places the workers, notices when one is lost, and then starts all of them again, as often as `retries` says: they continue from the last
 checkpoint. An error of ours is not tried again.
 """
 

@@ -124,7 +124,7 @@ class Torchrun:
         hear: Callable[[str, dict[str, Any]], None],
         pass_on: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start workers and `hear` what each says until they have ended; raises the error that ended them."""
+        """Start workers and hand what each reports to `hear` until they have ended; raises the error that ended them."""
         followed, failures = Followed(places), list[tuple[str, dict[str, Any]]]()
         process = self.start(places, processes, runtime, folder.debug_log)
         try:

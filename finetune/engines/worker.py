@@ -44,7 +44,7 @@ class StopOnFile(StopOnSignal):
 
 
 def by_ray(config: dict[str, str]) -> None:
-    """`main` in a worker of Ray, which starts all of them again where one raises: to go on from the last checkpoint.
+    """`main` in a worker of Ray, which starts all of them again where one raises: to continue from the last checkpoint.
 
     Where the error would be the same again, nothing more is tried.
     """

@@ -1,7 +1,7 @@
 """How other programs have to ask, so that the model sees what it was trained on: its chat template, and what a text begins with.
 
 asked = PromptFormat.of(run, tokenizer)
-asked.tokenizer.chat_template       # with what the run told it: "{% set enable_thinking = false %}..."
+asked.tokenizer.chat_template       # with the options of the run: "{% set enable_thinking = false %}..."
 asked.ids("Hello")                  # as a program cuts it that reads what the file says
 
 Programs put the beginning that a file states before chats too. A model that was trained in chats without one gets a file that states none.
@@ -82,7 +82,7 @@ class PromptFormat:
 
     @property
     def notes(self) -> list[str]:
-        """What llama.cpp reads otherwise, and what has to be told to it."""
+        """What llama.cpp reads differently, and which options it needs."""
         spaces = SCHEMES.get(self.scheme if self.opens else "first, in chats") if self.scheme else None
         begin = "" if self.lead else self.tokenizer.decode(lead_ids(self.tokenizer))
         mark = f"A text outside of chats begins with {begin} for the model, and not in llama.cpp." if begin else None

@@ -50,7 +50,7 @@ def doctor_facts(runtime: RuntimeOptions) -> list[Fact]:
 
 
 def _cache(folder: Path) -> list[Fact]:
-    """What of the cache is large and can be deleted; nothing where there is none of it."""
+    """The large parts of the cache that can be deleted; nothing if there are none."""
     found = {kind: _bytes_of(folder / kind) for kind in MADE_AGAIN}
     listed = [f"{kind} {size(taken)}" for kind, taken in sorted(found.items(), key=lambda each: -each[1]) if taken]
     if not listed:

@@ -40,7 +40,7 @@ VERSION_2 = _Memory(("memory.max", "memory.high"), "memory.current", "inactive_f
 
 
 def limits(root: Path = Path("/")) -> Limits:
-    """The tightest limits of all groups that this process is in, read anew each time; `root` is for tests."""
+    """The tightest limits of all groups that this process is in, read again each time; `root` is for tests."""
     paths = _paths(root / "proc/self/cgroup")
     home = root / "sys/fs/cgroup"
     unified = [folder for base in (home, home / "unified") for folder in _groups(base, paths.get("", "/"))]

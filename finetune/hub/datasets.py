@@ -151,7 +151,7 @@ def _cached_commit(data: Any) -> str | None:
 
 
 def _streamed(spec: DatasetSpec, name: str, commit: str | None) -> Any:
-    """The split, or a slice of it, to be fetched row by row; None where the rows can only be told from the complete split.
+    """The split, or a slice of it, to be fetched row by row; None where the slice is only known from the complete split.
 
     That is so for sums of splits, slices counted from the end, and percentages of a split whose number of rows is not stated.
     """

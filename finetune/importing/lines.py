@@ -132,7 +132,7 @@ def dtype(name: str) -> Rule:
 
 
 def refuses(message: str, hint: str) -> Rule:
-    """Raises Refused where the value is on; {} stands for it."""
+    """Raises Refused where the value is on; {} is replaced by it."""
 
     def rule(config: Config, name: str, value: Any) -> Iterator[Line]:
         raise Refused(message.format(f"`{shown(name)}: {shown(value)}`"), hint=hint)

@@ -44,7 +44,7 @@ BY_LOSS = "the loss of held-out rows is measured before and after training"
 
 
 def scheduler(config: Config, name: str, value: Any) -> Iterator[Line]:
-    """One of the four that there are; cosine stands for another, and that is said."""
+    """One of the four that there are; cosine replaces another, with a line about it."""
     if value in SCHEDULERS:
         yield Line(name, MAPPED, keys={"training.scheduler": value})
     else:

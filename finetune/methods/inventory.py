@@ -89,7 +89,7 @@ class Inventory:
         return sum(part.count for part in self.parts if part.experts and part.identity in learning) if is_adapted(attached) else 0
 
     def coverage(self, attached: Any, spec: Any = None) -> Coverage:
-        """What of the model learns now that a method with the settings `spec` is attached."""
+        """Which part of the model trains, with a method attached that has the settings `spec`."""
         learning, adapter = _learning(attached), is_adapted(attached)
         left = [part for part in self.parts if part.identity not in learning]
         share = 1 - sum(part.count for part in left) / self.weights if self.weights else 0.0

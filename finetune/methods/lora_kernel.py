@@ -89,7 +89,7 @@ def _packed_types() -> tuple[type, ...]:
 
 
 def _is_changed(base: nn.Module) -> bool:
-    """Whether something stands around the forward of one layer: hooks, or another forward than its class's (accelerate only moves)."""
+    """Whether something wraps the forward of one layer: hooks, or another forward than its class's (accelerate only moves)."""
     return ("forward" in base.__dict__ and not hasattr(base, "_hf_hook")) or any(
         getattr(base, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     )
@@ -191,7 +191,7 @@ class _FusedForward:
 
 
 class _FusedSVD(_FusedForward):
-    """AdaLoRA's layer: A is diag(E) Q, made anew at each call, and B is P."""
+    """AdaLoRA's layer: A is diag(E) Q, computed at each call, and B is P."""
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)

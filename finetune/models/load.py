@@ -109,7 +109,7 @@ def dequantised(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 def keep_unpacked(model: torch.nn.Module) -> None:
     """Have 4-bit layers compute from the weights as they were quantised, in training, in evaluation and on every CPU.
 
-    Where a CPU has bfloat16 instructions, bitsandbytes packs the weights of a layer anew at its first evaluation without gradients: scales
+    Where a CPU has bfloat16 instructions, bitsandbytes repacks the weights of a layer at its first evaluation without gradients: scales
     are rounded to bfloat16, which no unpacking undoes, and the layer has no gradient from then on, also in training.
     """
     for module in model.modules():

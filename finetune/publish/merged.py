@@ -137,7 +137,7 @@ class Merged:
 
 
 def base_changed(run: RunFolder, located: LocatedModel) -> str | None:
-    """What people should know of an adapter whose base is not what it was when the run began, or where that cannot be told."""
+    """What people should know of an adapter whose base is not what it was when the run began, or where that is not known."""
     if located.base is None or not run.environment.is_file():
         return None
     try:

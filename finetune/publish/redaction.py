@@ -1,4 +1,4 @@
-"""What of a run may leave this machine: Hub ids instead of paths, and no text from the user's own files.
+"""What may leave this machine with an upload: Hub ids instead of paths, and no text from the user's own files.
 
 public_recipe(recipe).dataset.source      # "/data/ada/letters.jsonl" -> "private-data.jsonl"
 base_model(recipe)                        # "HuggingFaceTB/SmolLM2-135M-Instruct", also through a folder of an earlier run

@@ -73,7 +73,7 @@ class QuantizeSpec(Spec):
 
 
 class FeaturesSpec(Spec):
-    """What of the teacher's inside the student imitates beside its distribution: each part has a weight in the loss, and all are off."""
+    """The internal states of the teacher that the student imitates besides its distribution: each has a weight in the loss; all are off."""
 
     last: float = Field(
         0.0, ge=0, title="Last states", description="Weight of the distance between the last hidden states; 0 leaves it out."

@@ -1,4 +1,4 @@
-"""What became of another program's configuration, on a screen: the numbers, what is left out, and the commands to go on with.
+"""What became of another program's configuration, on a screen: the numbers, what is left out, and the next commands.
 
 console.print(imported_picture(import_file("lora.yml"), Path("recipe.yaml")), soft_wrap=True)
 """

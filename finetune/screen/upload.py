@@ -20,7 +20,7 @@ MOST_FILES = 14
 
 
 def upload_picture(plan: UploadPlan) -> RenderableType:
-    """User, repository, visibility, endpoint, each file with its size, largest first, and what of an earlier model goes."""
+    """User, repository, visibility, endpoint, each file with its size, largest first, and files of an earlier model that are removed."""
     target = plan.target
     files = sorted(plan.files.items(), key=lambda file: -file[1])
     shown = [f"{name} ({size(length)})" for name, length in files[:MOST_FILES]]

@@ -117,7 +117,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def right_padding_mask(inputs: Mapping[str, Any], pad_id: int) -> Tensor:
-    """1 at the real tokens [batch, length]: from `attention_mask`, `length`, or by where the last token that is not padding stands."""
+    """1 at the real tokens [batch, length]: from `attention_mask`, `length`, or from the place of the last token that is not padding."""
     if inputs.get("attention_mask") is not None:
         return cast(Tensor, inputs["attention_mask"])
     ids, labels = inputs["input_ids"], inputs["labels"]

@@ -92,7 +92,7 @@ class WatchHeldOut(TrainerCallback):
         return Chosen(step, state.max_steps, loss, *best, self.last_step, self.last_loss, self.rows, early)
 
     def take(self, model: Any, store: Checkpoints, *, everything: bool) -> Chosen | None:
-        """What is kept, its weights given to the model; where several processes trained, whoever started them does the latter."""
+        """What is kept, its weights given to the model; where several processes trained, their parent does the latter."""
         chosen, last, processes = self.chosen(), self.trainer.state.global_step, self.trainer.processes
         if chosen is None or chosen.step == last or not processes.first:
             return chosen

@@ -41,7 +41,7 @@ def pieces(batch: dict[str, Any], lengths: list[int], budget: int, *, widest: in
 
 
 def tensors_of(batch: dict[str, Any]) -> dict[str, Tensor]:
-    """What of a batch has rows that can be chosen."""
+    """The tensors of a batch, whose rows can be chosen."""
     return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
 
 

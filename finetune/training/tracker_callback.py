@@ -17,7 +17,7 @@ from finetune.recipe import Recipe
 
 
 def tracking(recipe: Recipe, folder: Path, reporter: Reporter, beside: Callable[[], Mapping[str, float]] = dict) -> list[TrainerCallback]:
-    """A callback for each tracker of the recipe; `folder` is the run's own, `beside` what of a step the Trainer does not log itself."""
+    """A callback for each tracker of the recipe; `folder` is the run's, `beside` the numbers of a step that the Trainer does not log."""
     trackers = {name: registry.load("trackers", name)() for name in recipe.training.report_to}
     return [TrackerCallback(name, lambda tracker=tracker: tracker.callback(folder), reporter, beside) for name, tracker in trackers.items()]  # type: ignore[misc]
 

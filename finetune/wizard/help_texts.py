@@ -162,5 +162,5 @@ def more_about(key: str) -> str:
 
 
 def notes_of(key: str) -> Mapping[str, str]:
-    """What stands beside the values of a setting."""
+    """The notes beside the values of a setting."""
     return NOTES.get(key, {})

@@ -74,7 +74,7 @@ class Records:
 
     @property
     def alignment(self) -> str:
-        """How much of the text teachers with other tokenizers could speak about."""
+        """How much of the text teachers with other tokenizers could be compared on."""
         plan: Mapping[str, Any] = next((record["plan"] for record in reversed(self._of(Planned.name))), {})
         return " ".join(plan.get("alignment", []))
 

@@ -102,7 +102,7 @@ class CachedChatTemplate:
         )
 
     def _may_be_a_prompt(self, messages: Sequence[Message]) -> bool:
-        """Whether an answer begins as some prompts go on, so that a longer prompt could be taken for its own."""
+        """Whether an answer begins as some prompts continue, so that a longer prompt could be taken for its own."""
         longer = tuple(self.template.longer)
         return any(turn["role"] == "assistant" and any(text.startswith(longer) for text in _stripped(turn["content"])) for turn in messages)
 

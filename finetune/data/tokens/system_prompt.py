@@ -5,7 +5,7 @@
     rows[0]         # {"input_ids": the teacher's, "labels": on the same answer tokens, ...}
 
 The teacher's row is the student's with another beginning. From the first place on where both say the same to the end they share their
-tokens, and so the labels; what stands before it has none.
+tokens, and so the labels; what comes before it has none.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Tokeniser:
         return found
 
     def _dropped(self, encoding: Any, text: str, cut: str) -> set[int]:
-        """The tokens that are nothing but a cut; counts those that go on over one, as a token of the whole would."""
+        """The tokens that are nothing but a cut; counts those that continue over one, as a token of the whole text would."""
         dropped = set()
         for at, (start, end) in enumerate(encoding.offsets):
             if start < end and text[start:end].strip(cut) == "":

@@ -45,7 +45,7 @@ class Writing:
 
 
 class Prompts:
-    """The prompts of training rows: what stands before their `answer_start`, or before their first label.
+    """The prompts of training rows: what comes before their `answer_start`, or before their first label.
 
     Raises RecipeError if no row has one, or if the longest and an answer of so many `tokens` do not fit into the `context`.
     """

@@ -5,7 +5,7 @@
 
 A share of each step's rows, drawn from the seed and the step's number, makes room for answers from a buffer. An empty buffer is filled: the
 student answers the next `refresh` prompts, in an order drawn from the seed. All that is not drawn so is in `state_dict`: a training that
-continues in the middle of a buffer goes on with the same answers.
+continues in the middle of a buffer uses the same answers.
 
 Practice ends early where it would teach nonsense: if more than half of the answers do not end in time, or if they repeat themselves twice
 as much as the first did. The rest of the training then learns from the data alone.

@@ -70,7 +70,7 @@ class Term:
         raise NotImplementedError
 
     def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
-        """What of one model `value` compares; `layers` are those that the recipe pairs with the other's."""
+        """The modules of one model whose outputs `value` compares; `layers` are those that the recipe pairs with the other's."""
         return []
 
     def kept(self, layers: Sequence[int], spec: FeaturesSpec) -> list[str]:

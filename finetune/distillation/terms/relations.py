@@ -3,7 +3,7 @@
     R = causal softmax(X X^T / sqrt r),  X [length, r] of one head;   sum over kinds of the mean over heads of KL(R_T || R_S)
 
 X are the outputs of the projections to queries, keys or values, taken as they are, so it does not matter how attention is computed. They
-are cut anew into as many heads as the teacher has, or as many as divide both widths: the models may differ in width and in heads.
+are split into as many heads as the teacher has, or as many as divide both widths: the models may differ in width and in heads.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def anything(text: str) -> str | None:
 class Question:
     """Yes or no if the default is a bool, one of `choices` if there are any, else a line of text.
 
-    `help` stands below the question, `more` appears with F1. The answer to a `secret` question is never shown, kept or repeated.
+    `help` is shown below the question, `more` appears with F1. The answer to a `secret` question is never shown, kept or repeated.
     """
 
     key: str

@@ -6,7 +6,7 @@
 Questions that have an answer are not asked again, so a second run stops at the first one without: after Shift+Tab that is the
 previous question, with the old answer as its default. Steps therefore need no memory and no idea of "back".
 
-    Rewind(prompter, earlier=answers, keep=write)      # goes on with the answers of another session; `write` gets all after each new one,
+    Rewind(prompter, earlier=answers, keep=write)      # continues with the answers of another session; `write` gets all after each new one,
                                                        # and beside them those that were taken back, which are defaults when asked again
 """
 
