@@ -120,7 +120,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         if ours:
             from finetune.distillation.cache_builder import build_cache
-            from finetune.distillation.setup import DistillationSetup
+            from finetune.distillation.prepare import DistillationSetup
             from finetune.distillation.teachers import Teacher
             from finetune.events import CheckpointSaved, Recorder
             from finetune.methods.full import Full

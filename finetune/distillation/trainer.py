@@ -35,11 +35,11 @@ from finetune.distillation.quantised import count_steps, is_quantised
 from finetune.distillation.read_ahead import ReadAhead
 from finetune.distillation.row_numbers import first_rows, numbered
 from finetune.distillation.self_teacher import SelfTeacher, as_teacher
-from finetune.distillation.several_teachers import Routed, added, joined, mixed
 from finetune.distillation.teacher_correction import corrected, margins
+from finetune.distillation.teacher_mixture import Routed, added, joined, mixed
 from finetune.distillation.teachers import Teacher, runs_of, shares
 from finetune.distillation.terms.projections import TOKENS, attached
-from finetune.distillation.top_k import TopKLoss
+from finetune.distillation.top_k_loss import TopKLoss
 from finetune.distillation.trainer_inputs import as_tokens, by_name, check_apart, check_correct, check_kinds, known_teachers
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from finetune.distillation.cache import TeacherCache
-from finetune.distillation.setup import DistillationSetup
+from finetune.distillation.prepare import DistillationSetup
 from finetune.distillation.teachers import Teacher
 from finetune.engines.workplace import Workplace
 from finetune.errors import TrainingError

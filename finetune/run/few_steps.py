@@ -17,8 +17,8 @@ import psutil
 from transformers import TrainerCallback
 
 from finetune.data.report import DataReport
+from finetune.distillation.prepare import DistillationSetup
 from finetune.distillation.routes import teacher_rows
-from finetune.distillation.setup import DistillationSetup
 from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.planning.stages import costs_seconds

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune.distillation.graded import Graded, tokens_of
 from finetune.distillation.pair_checks import examine
-from finetune.distillation.setup import DistillationSetup, tell
+from finetune.distillation.prepare import DistillationSetup, tell
+from finetune.distillation.server_cache import Graded, tokens_of
 from finetune.distillation.teachers import Teacher
 from finetune.errors import VocabularyMismatch
 from finetune.formatting import size

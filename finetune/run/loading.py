@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune import registry
+from finetune.distillation.prepare import DistillationSetup, prepare_distillation
 from finetune.distillation.quantised import quantise
 from finetune.distillation.self_teacher import SelfTeacher
-from finetune.distillation.setup import DistillationSetup, prepare_distillation
 from finetune.distillation.starting_rate import rate_at, rate_for
 from finetune.distillation.student import make_student
 from finetune.distillation.students.size import likely_mix

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 from finetune.benchmark.names import in_words
-from finetune.distillation.setup import DistillationSetup
+from finetune.distillation.prepare import DistillationSetup
 from finetune.distillation.student import make_student
 from finetune.events import Notice, RoundFinished, TrainingFinished
 from finetune.models.location import locate

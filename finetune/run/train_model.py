@@ -22,7 +22,7 @@ from finetune.training.trainer import SupervisedTrainer
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from finetune.distillation.setup import DistillationSetup
+    from finetune.distillation.prepare import DistillationSetup
     from finetune.training.checkpoints import Checkpoint
     from finetune.training.head import Head
 

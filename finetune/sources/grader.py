@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.tokens.labels import NO_LOSS, labels_of
-from finetune.distillation.top_k import with_rest
+from finetune.distillation.top_k_loss import with_rest
 from finetune.distillation.vocabulary import PROBE
 from finetune.errors import ModelError, ModelNotFound, VocabularyMismatch
 from finetune.models.templates.chat_template import added_tokens

@@ -20,7 +20,7 @@ from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.cache_choice import signals_for
 from finetune.distillation.internals import compared_of
 from finetune.distillation.loss import Distillation
-from finetune.distillation.several_teachers import Mixture, Routed, mixed
+from finetune.distillation.teacher_mixture import Mixture, Routed, mixed
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError, TrainingError, VocabularyMismatch
 from finetune.recipe.distillation_settings import FeaturesSpec

@@ -15,7 +15,7 @@ from torch import Tensor
 from finetune import registry
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.loss import Distillation
-from finetune.distillation.top_k import TopKLoss, with_rest
+from finetune.distillation.top_k_loss import TopKLoss, with_rest
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError
 from finetune.training.chunked_loss import ChunkLogits, chunked_loss

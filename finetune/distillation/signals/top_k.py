@@ -1,6 +1,6 @@
 """The teacher's likeliest tokens and their log-probabilities, and that of all others together: what a server returns, and approximate.
 
-It serves every objective and temperature, and a head that trains: see finetune/distillation/top_k.py. With a teacher on this machine
+It serves every objective and temperature, and a head that trains: see finetune/distillation/top_k_loss.py. With a teacher on this machine
 no run chooses it, since more is known; one made by hand (`build_cache("top_k", model, rows, folder)`) takes 164 bytes a token.
 """
 
@@ -30,7 +30,7 @@ class TopK(Signal):
         """Log-probabilities [n, k + 1], the last of all other tokens together, and the k tokens [n, k], at temperature 1."""
         import torch
 
-        from finetune.distillation.top_k import with_rest
+        from finetune.distillation.top_k_loss import with_rest
         from finetune.training.chunked_loss import ChunkLogits, blocks_of, softmax_
 
         top, logits = min(TOP_K, teacher.vocabulary), ChunkLogits("teacher", hidden, teacher, 1.0)
