@@ -7,17 +7,15 @@ The cluster is the one that RAY_ADDRESS names or that runs on this machine; wher
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import Popen
 from typing import Any
 
-from finetune.engines.torchrun import Torchrun
+from finetune.engines.torchrun import Torchrun, launched
 from finetune.engines.workplace import Workplace
 from finetune.errors import BadInput
 from finetune.runtime import RuntimeOptions
-from finetune.system.children import python_child
 
 TRIES = 4  # in all: of a training whose workers are lost
 INSTALL = "pip install 'ray[train]'"
@@ -34,7 +32,4 @@ class Ray(Torchrun):
             raise BadInput("Ray knows the nodes of its cluster itself.", hint="Leave --nodes out; --nproc N is the number of all workers.")
 
     def start(self, places: Workplace, processes: int, runtime: RuntimeOptions, log: Path) -> Popen[Any]:
-        command = ["finetune.engines.ray_agent", str(places.folder.absolute()), json.dumps({"workers": processes, "retries": TRIES - 1})]
-        (empty := runtime.cache_dir / "empty").mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as written:
-            return python_child(command, empty, stdin=PIPE, stdout=written, stderr=written)
+        return launched("finetune.engines.ray_agent", places, {"workers": processes, "retries": TRIES - 1}, runtime, log)

@@ -51,10 +51,7 @@ class Torchrun:
         if runtime.nodes > 1:  # the launcher of the first node opens the port
             meeting = {"rdzv_backend": "static", "rdzv_endpoint": runtime.rendezvous, "rdzv_conf": f"timeout={MEET},read_timeout={MEET}"}
             options |= {"standalone": False, "nnodes": runtime.nodes, "node_rank": runtime.node_rank, **meeting}
-        command = ["finetune.engines.agent", str(places.folder.absolute()), json.dumps(options)]
-        (empty := runtime.cache_dir / "empty").mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as written:
-            return python_child(command, empty, stdin=PIPE, stdout=written, stderr=written)
+        return launched("finetune.engines.agent", places, options, runtime, log)
 
     def train(self, order: Order) -> Outcome:
         """Have workers train, and give their weights to `order.model`. Raises what the training loop does, and what `why` says."""
@@ -200,6 +197,14 @@ def _ended(facts: dict[str, Any], asked: bool, again: str) -> TrainingError:
     return TrainingError(f"{which} was ended by {name}.{killed}", hint=again)
 
 
+def launched(agent: str, places: Workplace, options: dict[str, Any], runtime: RuntimeOptions, log: Path) -> Popen[Any]:
+    """The process of a module that starts the workers; its output goes to `log`."""
+    (empty := runtime.cache_dir / "empty").mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as written:
+        command = [agent, str(places.folder.absolute()), json.dumps(options)]
+        return python_child(command, empty, stdin=PIPE, stdout=written, stderr=written)
+
+
 def end(process: Popen[Any]) -> None:
     """The launcher and everything that it has started, if they still run."""
     if process.poll() is None:
@@ -212,7 +217,7 @@ def end(process: Popen[Any]) -> None:
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 worker.kill()
     if process.stdin is not None:
-        process.stdin.close()  # of which workers that nobody has killed hear
+        process.stdin.close()  # by which workers that were not killed know
     process.wait()
 
 
