@@ -25,7 +25,6 @@ class Grid:
 
     title: ClassVar[str]
     summary: ClassVar[str]
-    bits: ClassVar[float]  # of a weight, its share of the block's scale included
     block: ClassVar[int | None] = None
     file_type: ClassVar[str | None] = None
     rounds_head: ClassVar[bool] = True  # whether programs that read it have embeddings and head in few bits too

@@ -40,7 +40,6 @@ SMALLEST = 1e-38  # in place of the zero that a block of zeros would be divided 
 class NF4(Grid):
     title = "NF4"
     summary = "4 bits, for bitsandbytes; there is no GGUF type for it"
-    bits = 4.5
     rounds_head = False
 
     def snapped(self, weight: Tensor) -> Tensor:

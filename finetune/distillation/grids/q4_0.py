@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 class Q4_0(Grid):
     title = "Q4_0"
     summary = "4 bits, for llama.cpp, Ollama and LM Studio; fastest there"
-    bits = 4.5
     block = 32
     file_type = "q4_0"
 

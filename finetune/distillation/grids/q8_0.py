@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 class Q8_0(Grid):
     title = "Q8_0"
     summary = "8 bits, for llama.cpp, Ollama and LM Studio; nearly lossless anyway"
-    bits = 8.5
     block = 32
     file_type = "q8_0"
 
