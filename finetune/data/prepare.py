@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from finetune.data import tokenized
+from finetune.data.alike import Alike
 from finetune.data.reading import Rows, kept, read_rows
 from finetune.data.report import DataReport
 from finetune.data.rows import KEPT_SKIPPED, Origin, RowFacts, RowProblem, SkippedRow, too_many_bad_rows
-from finetune.data.shared_prompt import SharedPrompt
 from finetune.data.split import MEASURED, NOTES, Division, divide, with_deciding
 from finetune.data.thinking import decide
 from finetune.data.tokens.encoder import Encoder, Sequence
@@ -144,7 +144,7 @@ class _Stage:
         self.done = 0
         self.refused: list[SkippedRow] = []
         self.lengths = array("i")
-        self.shared_prompt = SharedPrompt()
+        self.alike = Alike()
         self.report = _report_of(rows.facts, division.held_out_rows.facts if division.held_out_rows is not rows else None)
         self.report.samples, self.report.not_asked = spec.samples, division.not_asked
         self.report.not_measured = division.not_measured
@@ -170,7 +170,7 @@ class _Stage:
         report.used = report.train + report.held_out + report.deciding
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
         report.template_date = fixed_date(self.tokenizer)
-        report.system_prompt, report.opening = self.shared_prompt.system, self.shared_prompt.opening
+        report.system_prompt, report.opening = self.alike.system, self.alike.opening
         noticed, unbroken = encoder.noticed, encoder.tokeniser.unbroken
         report.rewritten, report.noticed = noticed.rows[REWRITTEN], dict(noticed.rows)
         report.notes += noticed.sentences(report.files, unbroken=unbroken)
@@ -186,7 +186,7 @@ class _Stage:
         report = self.report
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
-            self.shared_prompt.add(record["messages"])
+            self.alike.add(record["messages"])
             report.most_answers = max(report.most_answers, sum(turn["role"] == "assistant" for turn in record["messages"]))
             if len(report.examples) < EXAMPLES:
                 shown = {"input_ids": sequences[0].ids, "labels": sequences[0].labels} if sequences[0].uncut else record

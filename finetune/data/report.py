@@ -41,10 +41,10 @@ class DataReport:
     rewritten: int = 0  # rows of which the chat template leaves text out
     template: str = ""  # chat or plain
     thinking: bool | None = None  # whether the model is asked to think before it answers, where its chat template can do either
-    prompt_options: dict[str, bool] = field(default_factory=dict)  # what the chat template is given for that
+    prompt_options: dict[str, bool] = field(default_factory=dict)  # what the chat template is told for that
     system_prompt: str | None = ""  # that every row begins with; None: only some rows have one, or not the same
     opening: str = ""  # words that every question begins with
-    template_date: str | None = None  # the date that the chat template is always given, where it asks for today's
+    template_date: str | None = None  # the date that the chat template is always told, where it asks for today's
     most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out + deciding
     train: int = 0

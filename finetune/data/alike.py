@@ -1,8 +1,8 @@
-"""The system prompt and the first words that all rows share: a model that was never asked without them answers poorly without them.
+"""What all rows have in common that comes before an answer: a model that never saw a question without it answers poorly without it.
 
-shared = SharedPrompt()
-shared.add([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Translate into French: a cat"}, ...])
-shared.system, shared.opening     # "Be brief.", "" until there are two rows: then "Translate into French:"
+alike = Alike()
+alike.add([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Translate into French: a cat"}, ...])
+alike.system, alike.opening     # "Be brief.", "" until there are two rows: then "Translate into French:"
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from finetune.data.formats.cells import Message
 FEWEST_WORDS = 3  # of an opening: prompts may begin with the same word by chance
 
 
-class SharedPrompt:
-    """Rows are added one by one, and not stored."""
+class Alike:
+    """Rows are added one by one, and not kept."""
 
     def __init__(self) -> None:
         self._systems: set[str] = set()  # two are enough to know that there is not one
