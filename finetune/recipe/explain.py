@@ -69,7 +69,7 @@ def explained(error: ValidationError, fields: Iterable[tuple[str, FieldInfo]]) -
             owners = [name for name in registry.names("methods") if path.removeprefix("method.") in _keys_of_method(name)]
             return RecipeError(f"{path} is not a key of the chosen method.", hint=f"It belongs to: {', '.join(owners)}.")
         return RecipeError(f"{path} is not a recipe key.{meant(plain, keys)}", hint=possible(plain, keys))
-    reasons = [_reason(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
+    reasons = [reason_of(other) for other in error.errors() if _path(other) == path]  # one for each type that the key may have
     told = [each for each in reasons if each != UNKNOWN] or reasons
     reason = " or ".join(dict.fromkeys(told)).replace(" or must be ", " or ").replace(" or must ", " or ")
     shown = problem["input"]
@@ -109,7 +109,7 @@ def _is_branch(part: str) -> bool:
     return part in branches or part.startswith(("literal[", "function-"))
 
 
-def _reason(problem: Mapping[str, Any]) -> str:
+def reason_of(problem: Mapping[str, Any]) -> str:
     """What a value must be, after pydantic's `problem`: its type, its context, its message."""
     kind, context = str(problem["type"]), dict(problem.get("ctx") or {})
     if kind in ("value_error", "assertion_error"):  # written by us, or by the author of a plugin

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from workshop import Workshop, recorded
 
 from finetune import LLMFineTuner
-from finetune.distillation import graded as graded_module
+from finetune.distillation import server_cache
 from finetune.distillation.cache import TeacherCache
 from finetune.distillation.cache_builder import build_cache
 from finetune.errors import FinetuneError, ModelError, RecipeError, VocabularyMismatch
@@ -131,7 +131,7 @@ def test_what_is_graded_is_not_asked_for_again_even_if_the_server_is_gone(shop: 
 def test_a_budget_that_is_used_up_keeps_what_was_graded_and_resume_goes_on(
     shop: Workshop, server: GradingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graded_module, "SHARD_TOKENS", 60)
+    monkeypatch.setattr(server_cache, "SHARD_TOKENS", 60)
     whole = tuner_of(shop, tmp_path / "a", server)
     whole.run()
     asked = len(server.asked)

@@ -15,7 +15,7 @@ import pytest
 from wizard_answers import BACK, Listening, enter_all_the_way, here
 
 from finetune.errors import DatasetError, HardwareError, ModelNotFound, OutOfMemory, OutputExists, RecipeError
-from finetune.recipe import STARTER, Recipe, known_keys, reasons
+from finetune.recipe import STARTER, Recipe, explain, known_keys
 from finetune.wizard import ask_recipe, known_readings, review, step6_upload, teachers_run
 from finetune.wizard.asking.prompter import Question, ScriptedPrompter, explanation, hint, plain
 from finetune.wizard.asking.undo import Rewind
@@ -88,7 +88,7 @@ def refusal(*layers: dict[str, Any]) -> RecipeError | None:
         ({"dataset": {"source": 3}}, "dataset.source must be text, not 3."),
         ({"training": 3}, "training must be a mapping of keys, not 3."),
         ({"benchmark": {"metrics": []}}, "benchmark.metrics must have at least 1 item."),
-        ({"upload": {"repo": "a/b/c"}}, f"upload.repo {reasons.REPOSITORY}, not 'a/b/c'."),
+        ({"upload": {"repo": "a/b/c"}}, f"upload.repo {explain.REPOSITORY}, not 'a/b/c'."),
         ({"training": {"save_every": "often"}}, "training.save_every must be 'auto' or a whole number, not 'often'."),
     ],
 )
@@ -100,7 +100,7 @@ def test_the_sentence_says_what_must_be(layer: dict[str, Any], sentence: str) ->
 
 
 def test_a_kind_of_problem_that_nobody_has_named_is_no_riddle() -> None:
-    assert reasons.reason_of({"type": "url_scheme", "msg": "URL scheme should be 'http'", "ctx": {}}) == "is not valid"
+    assert explain.reason_of({"type": "url_scheme", "msg": "URL scheme should be 'http'", "ctx": {}}) == "is not valid"
 
 
 def test_a_wrong_answer_in_the_wizard_is_told_in_its_words() -> None:
