@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finetune.formatting import counted
@@ -15,18 +15,27 @@ NAMES = {
     "accuracy": "Right answers",
     "exact_match": "Exact match",
     "last_number": "Right numbers",
+    "json_fields": "Fields right",
+    "valid_json": "Valid JSON",
     "copied": "Codes copied",
     "perplexity": "Perplexity",
     "kl": "KL to teacher",
     "agreement": "Same top token",
 }
 LOWER_IS_BETTER = ("perplexity", "kl")
-COUNTED = ("accuracy", "exact_match", "last_number", "copied")  # of answers, or what stands in them: each is right or wrong
+RIGHT = ("accuracy", "exact_match", "last_number", "json_fields")
+COUNTED = (*RIGHT, "valid_json", "copied")  # of answers, or what stands in them: each is right or wrong
 PERCENT = (*COUNTED, "agreement")  # shares of rows or tokens
 GROUP = "group"  # beside the scores of held-out rows: the same number for rows of one prompt, conversation or text
 TASK_SCORE = "/"  # between the name of a task of lm-evaluation-harness and its metric: hellaswag/acc
+EXPLAINED = {
+    "accuracy": "the same as the reference, except for case, spacing and a full stop",
+    "exact_match": "the same as the reference, letter by letter",
+    "last_number": "the last number is that of the reference",
+    "json_fields": "values of the reference's JSON that the answer's has too, at the same place",
+}
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
-IN_SHORT = ("rougeL", "accuracy", "exact_match", "last_number", "perplexity")  # where there is no room for all
+IN_SHORT = ("rougeL", *RIGHT, "perplexity")  # where there is no room for all
 
 
 def is_task(metric: str) -> bool:
@@ -118,6 +127,12 @@ def shared(scores: Mapping[str, Any]) -> str:
     if alone == rows or alone < FEWEST_ROWS:
         return ""
     return f"The {rows:,} rows have {alone:,} different prompts or texts; for the intervals, rows that share one count together."
+
+
+def explained(metrics: Iterable[str]) -> list[str]:
+    """What counts as right, a sentence for each score that needs one: "Exact match: the same as the reference, letter by letter."."""
+    measured = list(metrics)
+    return [f"{NAMES[name]}: {what}." for name, what in EXPLAINED.items() if name in measured]
 
 
 def share(value: float) -> str:

@@ -21,6 +21,7 @@ from finetune.recipe import DatasetSpec
 BATCH = 1000
 # Fewer new rows than this share of those held out, and than this number, are too few for the benchmark.
 NEARLY_NONE, FEW = 0.05, 20
+FEWEST_GROUPS, NEVER = 8, float("inf")  # whole conversations that a benchmark can judge by
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
 MEASURED = 50  # rows of another split, or more by `held_out`: as many as the benchmark answers
 DECIDING = {"rounds": 50, "steps": 100}  # most validation rows: after a round every student answers them, at a step they are only read
@@ -106,7 +107,9 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
         yield "", strict, ENOUGH * len(held_out) if turns_of_others and evaluation is None else nearly_none
         if turns_of_others or mine.of_each_other(train):
             if evaluation is None:
-                yield "conversations", apart(mine.conversations(), earlier=True, prompts=True), ENOUGH * count
+                parts = apart(mine.conversations(), earlier=True, prompts=True)
+                whole, alone = (len(np.unique(of)) for of in (mine.conversations()[parts[1]], mine.together(last[1])))
+                yield "conversations", parts, NEVER if whole < FEWEST_GROUPS <= alone else ENOUGH * count
             yield "", strict, nearly_none
             yield "answers", last, nearly_none
         if evaluation is None:

@@ -23,6 +23,7 @@ from finetune.benchmark.names import (
     between,
     codes_copied,
     each_round,
+    explained,
     held_out,
     in_order,
     measured_as,
@@ -65,6 +66,7 @@ SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
 PRIVATE_SYSTEM = "THE SYSTEM PROMPT OF THE ROWS"
+PRIVATE_TOOLS = [{"type": "function", "function": {"name": "A TOOL OF THE ROWS"}}]
 
 
 def write_card(folder: RunFolder) -> None:
@@ -169,7 +171,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines += ["", f"The student's perplexity is {words}."]
     if practised := own_answers(scores):
         lines += ["", f"After an epoch on the data it learned from its own answers too, which the teacher read: {practised}."]
-    for said in filter(None, [*about_tasks(scores), measured_as(scores)]):
+    for said in filter(None, [*explained(metrics), *about_tasks(scores), measured_as(scores)]):
         lines += ["", said]
     if rounds := each_round(scores):
         lines += ["", "It was made in rounds; each cut the student of the round before and trained it again.", ""]
@@ -201,6 +203,9 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
         asked, answer = json.dumps("".join(f"{turn['content']}\n" for turn in turns), ensure_ascii=False), '[0]["generated_text"]'
     told = facts.data.get("prompt_options") or {}  # the model is asked as it was in training
     asking = f", tokenizer_encode_kwargs={told}" if told and facts.data.get("template") == "chat" else ""
+    if tools := facts.data.get("tools"):
+        asking += f", tools={tools if is_open(recipe.dataset, facts.data) else PRIVATE_TOOLS}"
+        answer = answer.removesuffix('["content"]')  # which a call need not have
     where = "" if repo else " in this folder"
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
     if facts.experts:  # which older ones leave out, and say nothing

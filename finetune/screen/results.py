@@ -22,6 +22,7 @@ from finetune.benchmark.names import (
     codes_copied,
     each_round,
     each_teacher,
+    explained,
     held_out,
     in_order,
     measured_as,
@@ -111,7 +112,7 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
         said.append(Text(together, style="quiet"))
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
-    said += [Text(sentence, style="quiet") for sentence in about_tasks(scores)]
+    said += [Text(sentence, style="quiet") for sentence in (*explained(metrics), *about_tasks(scores))]
     if few := measured_as(scores):
         said.append(Text(few, style="quiet"))
     if copied := codes_copied(scores):

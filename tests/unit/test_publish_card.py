@@ -323,6 +323,15 @@ def test_a_system_prompt_of_private_rows_stays_at_home(tmp_path):
     assert '[{"role": "system", "content": "THE SYSTEM PROMPT OF THE ROWS"}, {"role": "user"' in card
 
 
+@pytest.mark.parametrize(("source", "shown"), [("builtin:python-docs", "add"), ("/home/ada/rows.jsonl", "A TOOL OF THE ROWS")])
+def test_the_use_section_gives_the_tools_that_all_rows_had_and_private_ones_stay_at_home(source, shown):
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    card = model_card(recipe(dataset={"source": source}), replace(FACTS, data={**FACTS.data, "tools": tools}), SCORES)
+    assert f", tools=[{{'type': 'function', 'function': {{'name': '{shown}'}}}}]" in card
+    assert '[0]["generated_text"][-1])' in card
+    assert ("'add'" in card) is (shown == "add")
+
+
 def test_a_teacher_that_was_fine_tuned_here_is_not_called_by_the_name_of_its_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")

@@ -13,7 +13,9 @@ from written_run import written_run
 
 from finetune import registry
 from finetune.benchmark.answers import ordered_by, worst
-from finetune.benchmark.gate import check_gate, gate
+from finetune.benchmark.fitting import fitting
+from finetune.benchmark.gate import check_gate, gate, measured_by
+from finetune.benchmark.intervals import statistics_of
 from finetune.benchmark.names import NAMES, number
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number
@@ -41,6 +43,39 @@ def test_what_is_right(metric: str, answers: list[str], references: list[str], s
     found = registry.load("metrics", metric)().compute(predictions=answers, references=references)
     assert found == {metric: pytest.approx(score)}
     assert number(metric, 2 / 3) == "66.7 %"
+
+
+@pytest.mark.parametrize(
+    ("answers", "references", "valid", "fields"),
+    [
+        (['{"b": {"c": [1, 2]}, "a": 1}', "none"], ['{"a": 1, "b": {"c": [1, 3]}}', "[]"], 1 / 2, 2 / 4),
+        (['{"a": true, "b": "1", "c": {}}', "[]"], ['{"a": 1, "b": 1, "c": {}}', "[]"], 1, 2 / 4),
+        (['```json\n{"a": 1}\n```', "3", '{"a": 1'], ['{"a": 1}'] * 3, 0, 0),
+    ],
+)
+def test_of_json_the_fields_count_wherever_they_stand(answers: list[str], references: list[str], valid: float, fields: float) -> None:
+    metric = registry.load("metrics", "json")()
+    assert metric.compute(predictions=answers, references=references) == {"valid_json": valid, "json_fields": fields}
+    of_rows = statistics_of(metric.per_row(answers, references))
+    assert (of_rows["valid_json"].raw, of_rows["json_fields"].raw) == (valid, fields)
+
+
+@pytest.mark.parametrize(
+    ("references", "metrics"),
+    [
+        (["Billing", "late delivery", "3"], ["accuracy"]),
+        (['{"city": "Lyon"}', "[]"], ["json", "exact_match"]),
+        (["SELECT a FROM b;", "with c as (select 1) select * from c", "INSERT INTO a VALUES (1)"], ["exact_match"]),
+        (["6 x 3 is 18.\n#### 18", "so\n#### -1,200"], ["last_number"]),
+        (['<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', "Which numbers shall I add up for you?"], ["exact_match"]),
+        (["Billing", "Your order is on its way to Lyon."], []),
+        (["Select one of the two from the list, please, and say why.", "No, we have none of them at the moment."], []),
+        ([], []),
+    ],
+)
+def test_answers_that_are_right_or_wrong_are_counted_without_being_asked_for(references: list[str], metrics: list[str]) -> None:
+    assert fitting(references) == metrics
+    assert set(metrics) - {"json"} <= set(measured_by(Recipe.from_layers({}))), "--fail-if-worse takes them"
 
 
 @pytest.mark.parametrize(
