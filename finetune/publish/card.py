@@ -65,6 +65,7 @@ CHANGES = {"against teacher": "against_teacher", "change": "change"}  # by the h
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
+LEAST_NEW_TOKENS = 64
 PRIVATE_SYSTEM = "THE SYSTEM PROMPT OF THE ROWS"
 PRIVATE_TOOLS = [{"type": "function", "function": {"name": "A TOOL OF THE ROWS"}}]
 
@@ -206,6 +207,7 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     if tools := facts.data.get("tools"):
         asking += f", tools={tools if is_open(recipe.dataset, facts.data) else PRIVATE_TOOLS}"
         answer = answer.removesuffix('["content"]')  # which a call need not have
+    longest = max(LEAST_NEW_TOKENS, scores.get("max_new_tokens") or 0)  # an answer as long as the references is not cut
     where = "" if repo else " in this folder"
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
     if facts.experts:  # which older ones leave out, and say nothing
@@ -214,7 +216,7 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     elsewhere = f"\n\n{snippet(base_of(recipe, facts.continued))}" if facts.adapter and not repo else ""
     kind = (facts.environment.get("model") or {}).get("loads_with", TEXT_MODEL)
     if kind != TEXT_MODEL:  # a model that also sees pictures, which pipelines for text do not load
-        return _use_of_text_part(kind, name, asked, f"{needs}, then{where}:", chat=facts.data.get("template") == "chat")
+        return _use_of_text_part(kind, name, asked, f"{needs}, then{where}:", longest, chat=facts.data.get("template") == "chat")
     return f"""## Use
 
 {needs}, then{where}:
@@ -223,7 +225,7 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
 from transformers import pipeline
 generate = pipeline("text-generation", {json.dumps(name)})
 prompt = {asked}
-print(generate(prompt, max_new_tokens=64{asking}{ends}){answer})
+print(generate(prompt, max_new_tokens={longest}{asking}{ends}){answer})
 ```{elsewhere}"""
 
 
@@ -237,7 +239,7 @@ def _asked(recipe: Recipe, facts: RunFacts, prompt: str) -> list[dict[str, str]]
     return [{**turn, "content": strip_control_chars(turn["content"])} for turn in [*turns, {"role": "user", "content": prompt}]]
 
 
-def _use_of_text_part(kind: str, name: str, asked: str, needs: str, *, chat: bool) -> str:
+def _use_of_text_part(kind: str, name: str, asked: str, needs: str, longest: int, *, chat: bool) -> str:
     encoded = (
         f'apply_chat_template({asked}, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
         if chat
@@ -251,7 +253,7 @@ def _use_of_text_part(kind: str, name: str, asked: str, needs: str, *, chat: boo
 from transformers import {kind}, AutoTokenizer
 model, tokenizer = {kind}.from_pretrained({json.dumps(name)}), AutoTokenizer.from_pretrained({json.dumps(name)})
 inputs = tokenizer.{encoded}
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens={longest})[0]))
 ```"""
 
 

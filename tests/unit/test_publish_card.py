@@ -302,6 +302,9 @@ def test_the_use_section_asks_as_the_model_was_trained():
     silent = model_card(recipe(), replace(FACTS, data={**FACTS.data, "prompt_options": {"enable_thinking": False}}), SCORES)
     assert "generate(prompt, max_new_tokens=64, tokenizer_encode_kwargs={'enable_thinking': False})" in silent
     assert "tokenizer_encode_kwargs" not in chat
+    assert "generate(prompt, max_new_tokens=180)" in model_card(recipe(), NOTHING, {**SCORES, "max_new_tokens": 180}), (
+        "as long as answers are"
+    )
 
 
 def test_the_use_section_asks_behind_the_system_prompt_that_all_rows_had():
