@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune.formatting import counted
+from finetune.formatting import counted, strip_control_chars
 from finetune.registry import title
 
 NAMES = {
@@ -34,6 +35,7 @@ EXPLAINED = {
     "last_number": "the last number is that of the reference",
     "json_fields": "values of the reference's JSON that the answer's has too, at the same place",
 }
+MOST_LABELS, LONGEST_LABEL = 20, 40
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 IN_SHORT = ("rougeL", *RIGHT, "perplexity")  # where there is no room for all
 
@@ -133,6 +135,19 @@ def explained(metrics: Iterable[str]) -> list[str]:
     """What counts as right, a sentence for each score that needs one: "Exact match: the same as the reference, letter by letter."."""
     measured = list(metrics)
     return [f"{NAMES[name]}: {what}." for name, what in EXPLAINED.items() if name in measured]
+
+
+def by_label(scores: Mapping[str, Any]) -> str | None:
+    """ "Right of each label: spam 2 of 9, ham 41 of 41. Always the same answer is right in 82 %."; None where answers are no labels."""
+    right, rows = (scores.get("per_row") or {}).get("accuracy") or [], scores.get("generations") or []
+    labels = [" ".join(strip_control_chars(row["reference"]).split()) for row in rows]
+    of = Counter(labels)
+    if len(right) != len(rows) or not 1 < len(of) <= min(MOST_LABELS, len(rows) / 2) or max(map(len, of)) > LONGEST_LABEL:
+        return None
+    found = Counter(label for label, is_right in zip(labels, right, strict=True) if is_right)
+    worst_first = sorted(of, key=lambda label: (found[label] / of[label], label))
+    listed = ", ".join(f"{label} {found[label]} of {of[label]}" for label in worst_first)
+    return f"Right of each label: {listed}. Always the same answer is right in {share(max(of.values()) / len(rows))}."
 
 
 def share(value: float) -> str:

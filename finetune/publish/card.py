@@ -21,6 +21,7 @@ from finetune.benchmark.names import (
     about_tasks,
     beside_the_teacher,
     between,
+    by_label,
     codes_copied,
     each_round,
     explained,
@@ -172,7 +173,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines += ["", f"The student's perplexity is {words}."]
     if practised := own_answers(scores):
         lines += ["", f"After an epoch on the data it learned from its own answers too, which the teacher read: {practised}."]
-    for said in filter(None, [*explained(metrics), *about_tasks(scores), measured_as(scores)]):
+    for said in filter(None, [by_label(scores), *explained(metrics), *about_tasks(scores), measured_as(scores)]):
         lines += ["", said]
     if rounds := each_round(scores):
         lines += ["", "It was made in rounds; each cut the student of the round before and trained it again.", ""]

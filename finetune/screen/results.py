@@ -19,6 +19,7 @@ from finetune.benchmark.names import (
     about_tasks,
     beside_the_teacher,
     between,
+    by_label,
     codes_copied,
     each_round,
     each_teacher,
@@ -117,6 +118,8 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
         said.append(Text(few, style="quiet"))
     if copied := codes_copied(scores):
         said.append(Text(f"Codes copied: {copied}."))
+    if labels := by_label(scores):
+        said.append(Text(labels))
     return said
 
 

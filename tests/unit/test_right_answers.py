@@ -16,7 +16,7 @@ from finetune.benchmark.answers import ordered_by, worst
 from finetune.benchmark.fitting import fitting
 from finetune.benchmark.gate import check_gate, gate, measured_by
 from finetune.benchmark.intervals import statistics_of
-from finetune.benchmark.names import NAMES, number
+from finetune.benchmark.names import NAMES, by_label, number
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number
 from finetune.benchmark.scoring import Scores, benchmark_json
@@ -110,6 +110,18 @@ def scores_of(metric: str, answers: list[str], references: list[str]) -> Scores:
     found = registry.load("metrics", metric)()
     values, per_row = found.compute(predictions=answers, references=references), found.per_row(answers, references)
     return Scores(values, [f"Question {row}" for row in range(ROWS)], references, answers, per_row, None, "answers", 16, 1)
+
+
+def test_labels_are_counted_one_by_one_beside_what_one_answer_for_all_would_score() -> None:
+    references = ["ham"] * 9 + ["spam"] * 3
+    scores = benchmark_json(*(scores_of("accuracy", answers, references) for answers in (["?"] * ROWS, [*["ham"] * 11, "spam"])))
+    said = "Right of each label: spam 1 of 3, ham 9 of 9. Always the same answer is right in 75 %."
+    assert by_label(scores) == said
+    screen = Console(width=200, theme=THEME, file=io.StringIO())
+    screen.print(scores_table(scores, 200))
+    assert said in screen.file.getvalue()  # type: ignore[attr-defined]
+    names = [f"name {row}" for row in range(ROWS)]
+    assert by_label(benchmark_json(*[scores_of("accuracy", names, names)] * 2)) is None, "no two rows have the same answer"
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "exact_match", "last_number"])
