@@ -27,8 +27,8 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
     )
     found = json.loads(json.dumps(benchmark_json(before, after, teacher, bytes_on_disk={"after": 123}, costs=COSTS), allow_nan=False))
     assert found["rows"] == 8
-    assert set(found["before"]) == {"rouge1", "rouge2", "rougeL", "perplexity", "kl", "agreement"}
-    assert set(found["teacher"]) == {"rouge1", "rouge2", "rougeL", "perplexity"}
+    assert set(found["before"]) == {"rouge1", "rouge2", "rougeL", "accuracy", "perplexity", "kl", "agreement"}
+    assert set(found["teacher"]) == {"rouge1", "rouge2", "rougeL", "accuracy", "perplexity"}
     for side in ("before", "after", "teacher"):
         for metric, value in found[side].items():
             low, high = found["intervals"][side][metric]
