@@ -201,5 +201,5 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
     if skipped >= read:  # nothing would be left
         by_template, tools = "chat template" in listed[0].reason, "tools" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."
-        hint = f"{hint.rstrip('.')}, such as {TAKES_TOOLS}: --set model={TAKES_TOOLS}" if by_template and tools else hint
+        hint = f"{hint.rstrip('.')}, for example --set model={TAKES_TOOLS}" if by_template and tools else hint
     return TooManyBadRows(f"{skipped} of {read} rows cannot be used ({first}{more}).", hint=hint, share=enough)
