@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from finetune.benchmark.json_answers import NO_JSON, as_json
 
+OF_SHORT = "accuracy"
 LABEL_WORDS, LABEL_LETTERS = 5, 40  # at most, of an answer that is right or wrong as a whole
 SQL = re.compile(r"\s*(?:select|with|insert|update|delete)\s.*\b(?:from|into|set|select)\b", re.IGNORECASE | re.DOTALL)
 CALL = re.compile(r"[\"']name[\"']\s*:.*[\"'](?:arguments|parameters)[\"']\s*:", re.DOTALL)  # of a tool, as nearly all templates write it
@@ -44,7 +45,7 @@ def _is_sum(text: str) -> bool:
 
 KINDS: list[tuple[Callable[[str], bool], float, list[str]]] = [  # and the share of the references that must be of this kind
     (_is_json, 1.0, ["json", "exact_match"]),
-    (_is_short, 1.0, ["accuracy"]),
+    (_is_short, 1.0, [OF_SHORT]),
     (_is_sql, 1.0, ["exact_match"]),
     (_is_sum, 1.0, ["last_number"]),
     (_is_call, 0.5, ["exact_match"]),  # the others ask back, or say that no tool helps
