@@ -27,9 +27,7 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
     )
     found = json.loads(json.dumps(benchmark_json(before, after, teacher, bytes_on_disk={"after": 123}, costs=COSTS), allow_nan=False))
     assert found["rows"] == 8
-    assert set(found["before"]) == {"rouge1", "rougeL", "accuracy", "perplexity", "kl", "agreement"}, (
-        "no ROUGE-2, which labels of a word do not have"
-    )
+    assert set(found["before"]) == {"rouge1", "rougeL", "accuracy", "perplexity", "kl", "agreement"}, "labels have no ROUGE-2"
     assert set(found["teacher"]) == {"rouge1", "rougeL", "accuracy", "perplexity"}
     for side in ("before", "after", "teacher"):
         for metric, value in found[side].items():
