@@ -84,6 +84,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "accuracy": "finetune.benchmark.right_answers:Accuracy",
         "exact_match": "finetune.benchmark.right_answers:ExactMatch",
         "last_number": "finetune.benchmark.right_answers:LastNumber",
+        "json": "finetune.benchmark.json_answers:JsonAnswers",
     },
     "trackers": {
         "tensorboard": "finetune.training.trackers:TensorBoard",

@@ -12,19 +12,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune.benchmark.fitting import KINDS
 from finetune.benchmark.names import NAMES, is_task, number, signed, too_few
 from finetune.errors import BadInput, BenchmarkError
 from finetune.recipe import Recipe
 from finetune.registry import did_you_mean
 
+MADE_BY = {"rouge": ("rouge1", "rouge2", "rougeL"), "json": ("json_fields", "valid_json")}  # scores that are not called like their metric
+
 
 def measured_by(recipe: Recipe) -> list[str]:
     """The scores that a run of this recipe may have."""
     asked = recipe.benchmark.metrics
-    found = [name for name in NAMES if name in asked or (name.startswith("rouge") and "rouge" in asked)]
+    possible = {*asked, *(name for *_, names in KINDS for name in names if "rouge" in asked)}
+    found = [name for name in NAMES if name in possible or any(name in MADE_BY.get(metric, ()) for metric in possible)]
     found += ["copied"] if any(name != "perplexity" for name in asked) else []
     found += ["kl", "agreement"] if recipe.approach == "distillation" else []
-    return [*found, *(name for name in asked if name not in NAMES and name != "rouge")]
+    return [*found, *(name for name in asked if name not in NAMES and name not in MADE_BY)]
 
 
 def check_gate(metric: str, recipe: Recipe) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from finetune.benchmark.fitting import fitting
 from finetune.data.tokens.encoder import cut_prompt
 from finetune.errors import BenchmarkError
 from finetune.events import Notice, Progress, Reporter
@@ -25,6 +26,7 @@ from finetune.training.head import causal_lm, context_length, padding_id
 
 SPEED_PROMPTS, SPEED_TOKENS = 8, 16
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
+FEW_ROWS = 20  # below, 5 % are no row
 
 
 @torch.inference_mode()
@@ -82,6 +84,8 @@ def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any
 
 
 def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Room for 95 % of the reference answers and their end token, within 16..256 tokens."""
-    lengths = [len(tokenizer(row["reference"], add_special_tokens=False)["input_ids"]) for row in rows]
-    return min(MOST_NEW_TOKENS, max(FEWEST_NEW_TOKENS, math.ceil(float(np.percentile(lengths, 95))) + 1))
+    """Room for 95 % of the reference answers and their end token, within 16..256 tokens; for all where a cut one would be a wrong one."""
+    references = [row["reference"] for row in rows]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in references]
+    share = 100 if len(rows) < FEW_ROWS or fitting(references) else 95
+    return min(MOST_NEW_TOKENS, max(FEWEST_NEW_TOKENS, math.ceil(float(np.percentile(lengths, share))) + 1))

@@ -44,6 +44,7 @@ QUOTIENTS = {  # sums over a row, and of what
     "agreement": ("agreed", "tokens"),
     "copied": ("codes_copied", "codes"),
     "last_number": ("numbers_right", "numbers"),
+    "json_fields": ("fields_right", "fields"),
 }
 ROW_SUMS = ("loss", *dict.fromkeys(name for pair in QUOTIENTS.values() for name in pair))
 

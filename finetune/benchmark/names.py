@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune.formatting import counted
+from finetune.formatting import counted, strip_control_chars
 from finetune.registry import title
 
 NAMES = {
@@ -15,18 +16,28 @@ NAMES = {
     "accuracy": "Right answers",
     "exact_match": "Exact match",
     "last_number": "Right numbers",
+    "json_fields": "Fields right",
+    "valid_json": "Valid JSON",
     "copied": "Codes copied",
     "perplexity": "Perplexity",
     "kl": "KL to teacher",
     "agreement": "Same top token",
 }
 LOWER_IS_BETTER = ("perplexity", "kl")
-COUNTED = ("accuracy", "exact_match", "last_number", "copied")  # of answers, or what stands in them: each is right or wrong
+RIGHT = ("accuracy", "exact_match", "last_number", "json_fields")
+COUNTED = (*RIGHT, "valid_json", "copied")  # of answers, or what stands in them: each is right or wrong
 PERCENT = (*COUNTED, "agreement")  # shares of rows or tokens
 GROUP = "group"  # beside the scores of held-out rows: the same number for rows of one prompt, conversation or text
 TASK_SCORE = "/"  # between the name of a task of lm-evaluation-harness and its metric: hellaswag/acc
+EXPLAINED = {
+    "accuracy": "the same as the reference, except for case, spacing and a full stop",
+    "exact_match": "the same as the reference, letter by letter",
+    "last_number": "the last number is that of the reference",
+    "json_fields": "values of the reference's JSON that the answer's has too, at the same place",
+}
+MOST_LABELS, LONGEST_LABEL = 20, 40
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
-IN_SHORT = ("rougeL", "accuracy", "exact_match", "last_number", "perplexity")  # where there is no room for all
+IN_SHORT = ("rougeL", *RIGHT, "perplexity")  # where there is no room for all
 
 
 def is_task(metric: str) -> bool:
@@ -118,6 +129,25 @@ def shared(scores: Mapping[str, Any]) -> str:
     if alone == rows or alone < FEWEST_ROWS:
         return ""
     return f"The {rows:,} rows have {alone:,} different prompts or texts; for the intervals, rows that share one count together."
+
+
+def explained(metrics: Iterable[str]) -> list[str]:
+    """What counts as right, a sentence for each score that needs one: "Exact match: the same as the reference, letter by letter."."""
+    measured = list(metrics)
+    return [f"{NAMES[name]}: {what}." for name, what in EXPLAINED.items() if name in measured]
+
+
+def by_label(scores: Mapping[str, Any]) -> str | None:
+    """ "Right of each label: spam 2 of 9, ham 41 of 41. Always the same answer is right in 82 %."; None where answers are no labels."""
+    right, rows = (scores.get("per_row") or {}).get("accuracy") or [], scores.get("generations") or []
+    labels = [" ".join(strip_control_chars(row["reference"]).split()) for row in rows]
+    of = Counter(labels)
+    if len(right) != len(rows) or not 1 < len(of) <= min(MOST_LABELS, len(rows) / 2) or max(map(len, of)) > LONGEST_LABEL:
+        return None
+    found = Counter(label for label, is_right in zip(labels, right, strict=True) if is_right)
+    worst_first = sorted(of, key=lambda label: (found[label] / of[label], label))
+    listed = ", ".join(f"{label} {found[label]} of {of[label]}" for label in worst_first)
+    return f"Right of each label: {listed}. Always the same answer is right in {share(max(of.values()) / len(rows))}."
 
 
 def share(value: float) -> str:

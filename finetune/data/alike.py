@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import Any
 
 from finetune.data.formats.cells import Message
 
@@ -22,9 +23,12 @@ class Alike:
     def __init__(self) -> None:
         self._systems: set[str] = set()  # two are enough to know that there is not one
         self._questions, self._begins = 0, ""
+        self._tools: list[list[dict[str, Any]]] = []  # likewise
 
-    def add(self, messages: Sequence[Message]) -> None:
-        """Count the turns of one row."""
+    def add(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> None:
+        """Count the turns of one row, and its tools."""
+        if len(self._tools) < 2 and (tools or []) not in self._tools:
+            self._tools.append(tools or [])
         if len(self._systems) < 2:
             self._systems.add(messages[0]["content"] if messages[0]["role"] == "system" else "")
         question = next((turn["content"] for turn in messages if turn["role"] == "user"), "")
@@ -39,6 +43,11 @@ class Alike:
     def system(self) -> str | None:
         """The system prompt of every row, "" if none has one; None where some have one, or not the same."""
         return next(iter(self._systems), "") if len(self._systems) < 2 else None
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The tools of every row; none where some have none, or others."""
+        return self._tools[0] if len(self._tools) == 1 else []
 
     @property
     def opening(self) -> str:

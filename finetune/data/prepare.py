@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from finetune.data import tokenized
+from finetune.data import tokenized, tool_calls
 from finetune.data.alike import Alike
 from finetune.data.reading import Rows, kept, read_rows
 from finetune.data.report import DataReport
@@ -31,6 +31,7 @@ from finetune.data.tokens.encoder import Encoder, Sequence
 from finetune.data.tokens.pieces import REWRITTEN
 from finetune.data.tokens.system_prompt import TEACHER_IDS, SystemPrompt
 from finetune.data.tokens.turns import last_learned
+from finetune.data.tool_calls import first_call
 from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
 from finetune.models.templates.template_facts import fixed_date
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
-COLUMNS = "answer_start, group, system_prompt, opening, seldom"  # part of the cache's name: what it and its report have beside tokens
+COLUMNS = "answer_start, group, system_prompt, opening, seldom, tools"  # part of the cache's name: what it has beside tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 TAKEN = "{rows} rows are taken from those to train on, {why}; no score is reported on them."
 DECIDED = {"rounds": "to decide after each round", "steps": "to measure the held-out loss while it trains"}
+BY_EVERY_ANSWER = ("", "conversations")  # ways to hold out rows in which no earlier answer of theirs is trained on either
 PARTS = ("train", "held_out", "deciding")
 EXAMPLES = 3
 REPORTED_EVERY = 1000
@@ -170,7 +172,7 @@ class _Stage:
         report.used = report.train + report.held_out + report.deciding
         report.thinking, report.prompt_options = thinking.thinking, thinking.options
         report.template_date = fixed_date(self.tokenizer)
-        report.system_prompt, report.opening = self.alike.system, self.alike.opening
+        report.system_prompt, report.opening, report.tools = self.alike.system, self.alike.opening, self.alike.tools
         noticed, unbroken = encoder.noticed, encoder.tokeniser.unbroken
         report.rewritten, report.noticed = noticed.rows[REWRITTEN], dict(noticed.rows)
         report.notes += noticed.sentences(report.files, unbroken=unbroken)
@@ -186,7 +188,7 @@ class _Stage:
         report = self.report
         for record, sequences in self._encoded(encoder, self.rows, self.division.train):
             report.train += 1
-            self.alike.add(record["messages"])
+            self.alike.add(record["messages"], record.get("tools"))
             report.most_answers = max(report.most_answers, sum(turn["role"] == "assistant" for turn in record["messages"]))
             if len(report.examples) < EXAMPLES:
                 shown = {"input_ids": sequences[0].ids, "labels": sequences[0].labels} if sequences[0].uncut else record
@@ -209,7 +211,7 @@ class _Stage:
             self.report.held_out += 1
             groups.add(record["group"])
             self.report.held_out_groups = len(groups)
-            yield from self._to_measure(record, sequences)
+            yield from self._to_measure(record, sequences, first_call(encoder, record) if self.division.by in BY_EVERY_ANSWER else None)
 
     def _deciding_rows(self, encoder: Encoder) -> Iterator[dict[str, Any]]:
         for record, sequences in self._encoded(encoder, self.rows, self.division.deciding):
@@ -218,9 +220,11 @@ class _Stage:
             self.report.deciding_supervised += sum(sequence.supervised for sequence in sequences)
             yield from self._to_measure(record, sequences)
 
-    def _to_measure(self, record: dict[str, Any], sequences: list[Sequence]) -> Iterator[dict[str, Any]]:
+    def _to_measure(self, record: dict[str, Any], sequences: list[Sequence], call: Sequence | None = None) -> Iterator[dict[str, Any]]:
+        if call and tool_calls.MEASURED not in self.report.notes:
+            self.report.notes.append(tool_calls.MEASURED)
         for sequence in sequences:
-            yield measured_row(sequence, record, self.tokenizer) | {TEACHER_IDS: sequence.teacher_ids} | _beside(record)
+            yield measured_row(sequence, record, self.tokenizer, call) | {TEACHER_IDS: sequence.teacher_ids} | _beside(record)
 
     def _encoded(
         self, encoder: Encoder, rows: Rows, chosen: np.ndarray, groups: np.ndarray | None = None
@@ -277,16 +281,19 @@ def _beside(record: dict[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in ("route", "group") if name in record}
 
 
-def measured_row(sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """A held-out row: what the model is asked, and what a good answer is."""
-    asked, messages = sequence.ids[: sequence.answer_start], record["messages"]
-    is_text = messages[0]["role"] == "text"
-    ahead = sequence.ids[sequence.answer_start :][: LONGEST_REFERENCE if is_text else None]
-    prompt = "\n\n".join(turn["content"] for turn in messages[: last_learned(messages)] if turn["content"])
+def measured_row(
+    sequence: Sequence, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, call: Sequence | None = None
+) -> dict[str, Any]:
+    """A held-out row: what the model is asked, and what a good answer is: the last one, or the `call` of a tool."""
+    messages, until = record["messages"], call or sequence
+    asked, is_text = until.ids[: until.answer_start], messages[0]["role"] == "text"
+    ahead = until.ids[until.answer_start :][: LONGEST_REFERENCE if is_text else None]
+    asking = messages[: tool_calls.number_of_call(messages) if call else last_learned(messages)]
+    prompt = "\n\n".join(turn["content"] for turn in asking if turn["content"])
     if is_text or "input_ids" in record:
         prompt = str(tokenizer.decode(asked, skip_special_tokens=True))
     # What is thought and called is part of the answer, and so is what the template writes into it.
-    reference = sequence.reference or str(tokenizer.decode(ahead, skip_special_tokens=True))
+    reference = until.reference or str(tokenizer.decode(ahead, skip_special_tokens=True))
     row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
     return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
 

@@ -44,6 +44,7 @@ class DataReport:
     prompt_options: dict[str, bool] = field(default_factory=dict)  # what the chat template is told for that
     system_prompt: str | None = ""  # that every row begins with; None: only some rows have one, or not the same
     opening: str = ""  # words that every question begins with
+    tools: list[dict[str, Any]] = field(default_factory=list)  # definitions that every row has; none where they differ
     template_date: str | None = None  # the date that the chat template is always told, where it asks for today's
     most_answers: int = 0  # in one row; 0: not counted
     used: int = 0  # train + held_out + deciding

@@ -21,6 +21,7 @@ from finetune.foreign import COLUMNS, HELD
 from finetune.formatting import counted
 
 SETTINGS = "in which nothing looks like rows"
+TAKES_TOOLS = "Qwen/Qwen2.5-0.5B-Instruct"  # the smallest of the models that the wizard offers
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
 OBJECT = 64  # bytes of a number, a list or a mapping in memory, about
 Item = TypeVar("Item")
@@ -198,6 +199,7 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
         unpack = "Unpack it, and name" if "/" in useless[0] else "Name"  # a member of a .zip
         hint = f"No row of {of} can be used. {unpack} only the files or the folder with rows, several with commas between them."
     if skipped >= read:  # nothing would be left
-        by_template = "chat template" in listed[0].reason
+        by_template, tools = "chat template" in listed[0].reason, "tools" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."
+        hint = f"{hint.rstrip('.')}, for example --set model={TAKES_TOOLS}" if by_template and tools else hint
     return TooManyBadRows(f"{skipped} of {read} rows cannot be used ({first}{more}).", hint=hint, share=enough)

@@ -21,6 +21,7 @@ from finetune.recipe import DatasetSpec
 BATCH = 1000
 # Fewer new rows than this share of those held out, and than this number, are too few for the benchmark.
 NEARLY_NONE, FEW = 0.05, 20
+FEWEST_GROUPS, NEVER = 8, float("inf")  # rows, prompts or whole conversations that a benchmark can judge by
 ENOUGH = 0.5  # the share of the rows to hold out that whole prompts or conversations must make up
 MEASURED = 50  # rows of another split, or more by `held_out`: as many as the benchmark answers
 DECIDING = {"rounds": 50, "steps": 100}  # most validation rows: after a round every student answers them, at a step they are only read
@@ -34,7 +35,7 @@ NOTES = {
     "conversations are held out, with all their rows.",
     "answers": "Some earlier answers of held-out rows are also trained on, in other rows: too few conversations begin differently. "
     "Their last answers are not.",
-    "prompts": "Almost every held-out row would have a prompt that is also trained on, so whole prompts are held out, with all their rows.",
+    "prompts": "Most held-out rows would have a prompt that is also trained on, so whole prompts are held out, with all their rows.",
     "rows": "Some held-out rows have prompts that are also trained on: too few prompts are different. No complete row is in both parts.",
 }
 _Parts = tuple[np.ndarray, np.ndarray, int]  # for training, for the benchmark, and the number dropped from the latter
@@ -103,10 +104,15 @@ def divide(rows: Rows, evaluation: Rows | None, spec: DatasetSpec, seed: int) ->
         """What is kept apart, the resulting parts, and how many held-out rows are enough; the usual way first."""
         strict, last = (fresh(train, held_out, earlier=each, prompts=True) for each in (True, False))
         turns_of_others = last[2] < strict[2]
+        if evaluation is None and len(strict[1]) < FEWEST_GROUPS <= count and not turns_of_others:  # a few rows asked again and again
+            parts = apart(mine.prompts)
+            yield "prompts", parts, ENOUGH * count if len(np.unique(mine.prompts[parts[1]])) >= FEWEST_GROUPS else NEVER
         yield "", strict, ENOUGH * len(held_out) if turns_of_others and evaluation is None else nearly_none
         if turns_of_others or mine.of_each_other(train):
             if evaluation is None:
-                yield "conversations", apart(mine.conversations(), earlier=True, prompts=True), ENOUGH * count
+                parts = apart(mine.conversations(), earlier=True, prompts=True)
+                whole, alone = (len(np.unique(of)) for of in (mine.conversations()[parts[1]], mine.together(last[1])))
+                yield "conversations", parts, NEVER if whole < FEWEST_GROUPS <= alone else ENOUGH * count
             yield "", strict, nearly_none
             yield "answers", last, nearly_none
         if evaluation is None:

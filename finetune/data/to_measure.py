@@ -18,6 +18,7 @@ from finetune.data.row_overlap import RowHashes
 from finetune.data.rows import RowProblem
 from finetune.data.thinking import decide
 from finetune.data.tokens.encoder import Encoder
+from finetune.data.tool_calls import first_call
 from finetune.recipe import DatasetSpec
 
 if TYPE_CHECKING:
@@ -62,5 +63,6 @@ def to_measure(
             why = str(result) if isinstance(result, RowProblem) else "no token of its answer fits"
             found.refused.append(f"{rows.facts.files[record['file']]} line {record['line']}: {why}")
         found.cut += sum(sequence.prompt_cut or sequence.answer_cut for sequence in learnable)
-        found.rows.append([measured_row(sequence, record, tokenizer) | {"group": group} for sequence in learnable])
+        call = first_call(encoder, record) if learnable else None
+        found.rows.append([measured_row(sequence, record, tokenizer, call) | {"group": group} for sequence in learnable])
     return found

@@ -181,6 +181,16 @@ def device_notes(context: RunContext) -> list[str]:
     return [f"{why} All of them could with --set training.batch_size={gpus}, which changes the steps."]
 
 
+def text_notes(context: RunContext) -> list[str]:
+    """What plain text does not teach a model that people chat with."""
+    if context.distils or context.data.report.format != "text" or not context.tokenizer.chat_template:
+        return []
+    return [
+        "The rows are plain text: the model learns to continue such texts, and not to answer questions about them or to know their facts. "
+        "For that, give it questions with answers."
+    ]
+
+
 def start_notes(context: RunContext) -> list[str]:
     """What happens to an adapter that the run starts from, a sentence each."""
     if context.student_is_made or context.located.base is None:

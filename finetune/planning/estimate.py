@@ -17,7 +17,7 @@ from finetune.distillation.routes import teacher_rows
 from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
-from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes
+from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes, text_notes
 from finetune.planning.evaluation import measuring
 from finetune.planning.expectations import expectations
 from finetune.planning.features import features_memory, features_notes, kept_bytes
@@ -239,7 +239,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     )
     beside_it = {PRACTICE: practice.seconds, HELD_OUT: measuring_seconds, GRADING: graded.seconds if graded else 0.0}
     stages = added(beside_it, work)
-    listed = [*device_notes(context), *start_notes(context), *learning.notes, EXPERTS if learning.experts else ""]
+    listed = [*device_notes(context), *start_notes(context), *text_notes(context), *learning.notes, EXPERTS if learning.experts else ""]
     listed += [*features_notes(context, shape.widths), practice.note, evaluated, measured.get("late") or "", *cut.reasons, *notes]
     return Plan(
         model=str(recipe.model),

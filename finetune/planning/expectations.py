@@ -119,7 +119,8 @@ def _too_few(context: RunContext) -> str | None:
     said = f"{few} too few to judge the result: {FEWEST_ROWS} would do, {ENOUGH} are better"
     if alone >= FEWEST_ROWS:
         return f"{said} (--set benchmark.rows={min(ENOUGH, report.held_out)})."
-    wanted = math.ceil(100 * ENOUGH * report.held_out / alone / max(1, report.train + report.held_out)) / 100
+    all_alone = max(1, report.train + report.held_out) * alone / report.held_out  # by the share of those held out
+    wanted = math.ceil(100 * ENOUGH / all_alone) / 100
     own = recipe.dataset.eval_split is None  # rows of another split are as many as it has, whatever is trained on
     if own and wanted <= MOST_HELD_OUT:
         return f"{said} (--set dataset.held_out={wanted:g})."
@@ -127,4 +128,6 @@ def _too_few(context: RunContext) -> str | None:
     more = min(used + report.not_asked, math.ceil(ENOUGH * used / alone))
     if own and more * alone >= FEWEST_ROWS * used:
         return f"{said} (--set dataset.samples={more})."
+    if own and MOST_HELD_OUT * all_alone >= FEWEST_ROWS > recipe.dataset.held_out * all_alone:
+        return f"{said} (--set dataset.held_out={MOST_HELD_OUT})."
     return f"{said}. Add rows{' with other prompts' if alone < report.held_out else ''} to the data."

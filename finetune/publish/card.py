@@ -21,8 +21,10 @@ from finetune.benchmark.names import (
     about_tasks,
     beside_the_teacher,
     between,
+    by_label,
     codes_copied,
     each_round,
+    explained,
     held_out,
     in_order,
     measured_as,
@@ -64,7 +66,9 @@ CHANGES = {"against teacher": "against_teacher", "change": "change"}  # by the h
 SAMPLES = 3
 LONGEST_SAMPLE = 400  # characters
 LONGEST_EXAMPLE = 160
+LEAST_NEW_TOKENS = 64
 PRIVATE_SYSTEM = "THE SYSTEM PROMPT OF THE ROWS"
+PRIVATE_TOOLS = [{"type": "function", "function": {"name": "A TOOL OF THE ROWS"}}]
 
 
 def write_card(folder: RunFolder) -> None:
@@ -169,7 +173,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines += ["", f"The student's perplexity is {words}."]
     if practised := own_answers(scores):
         lines += ["", f"After an epoch on the data it learned from its own answers too, which the teacher read: {practised}."]
-    for said in filter(None, [*about_tasks(scores), measured_as(scores)]):
+    for said in filter(None, [by_label(scores), *explained(metrics), *about_tasks(scores), measured_as(scores)]):
         lines += ["", said]
     if rounds := each_round(scores):
         lines += ["", "It was made in rounds; each cut the student of the round before and trained it again.", ""]
@@ -201,6 +205,10 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
         asked, answer = json.dumps("".join(f"{turn['content']}\n" for turn in turns), ensure_ascii=False), '[0]["generated_text"]'
     told = facts.data.get("prompt_options") or {}  # the model is asked as it was in training
     asking = f", tokenizer_encode_kwargs={told}" if told and facts.data.get("template") == "chat" else ""
+    if tools := facts.data.get("tools"):
+        asking += f", tools={tools if is_open(recipe.dataset, facts.data) else PRIVATE_TOOLS}"
+        answer = answer.removesuffix('["content"]')  # which a call need not have
+    longest = max(LEAST_NEW_TOKENS, scores.get("max_new_tokens") or 0)  # an answer as long as the references is not cut
     where = "" if repo else " in this folder"
     needs = "`pip install transformers peft`" if facts.adapter else "`pip install transformers`"
     if facts.experts:  # which older ones leave out, and say nothing
@@ -209,7 +217,7 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     elsewhere = f"\n\n{snippet(base_of(recipe, facts.continued))}" if facts.adapter and not repo else ""
     kind = (facts.environment.get("model") or {}).get("loads_with", TEXT_MODEL)
     if kind != TEXT_MODEL:  # a model that also sees pictures, which pipelines for text do not load
-        return _use_of_text_part(kind, name, asked, f"{needs}, then{where}:", chat=facts.data.get("template") == "chat")
+        return _use_of_text_part(kind, name, asked, f"{needs}, then{where}:", longest, chat=facts.data.get("template") == "chat")
     return f"""## Use
 
 {needs}, then{where}:
@@ -218,7 +226,7 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
 from transformers import pipeline
 generate = pipeline("text-generation", {json.dumps(name)})
 prompt = {asked}
-print(generate(prompt, max_new_tokens=64{asking}{ends}){answer})
+print(generate(prompt, max_new_tokens={longest}{asking}{ends}){answer})
 ```{elsewhere}"""
 
 
@@ -232,7 +240,7 @@ def _asked(recipe: Recipe, facts: RunFacts, prompt: str) -> list[dict[str, str]]
     return [{**turn, "content": strip_control_chars(turn["content"])} for turn in [*turns, {"role": "user", "content": prompt}]]
 
 
-def _use_of_text_part(kind: str, name: str, asked: str, needs: str, *, chat: bool) -> str:
+def _use_of_text_part(kind: str, name: str, asked: str, needs: str, longest: int, *, chat: bool) -> str:
     encoded = (
         f'apply_chat_template({asked}, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
         if chat
@@ -246,7 +254,7 @@ def _use_of_text_part(kind: str, name: str, asked: str, needs: str, *, chat: boo
 from transformers import {kind}, AutoTokenizer
 model, tokenizer = {kind}.from_pretrained({json.dumps(name)}), AutoTokenizer.from_pretrained({json.dumps(name)})
 inputs = tokenizer.{encoded}
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens={longest})[0]))
 ```"""
 
 

@@ -98,7 +98,7 @@ def _short(number: float) -> str:
     return f"{number:.0e}".replace("e-0", "e-") if 0 < number < 1e-3 else f"{number:g}"
 
 
-METRICS = "What is measured: words in common, perplexity, or answers that are right (exact_match: to the letter)."
+METRICS = "What is measured: words in common, perplexity, or answers that are right (exact_match: to the letter; json: its fields)."
 COUNT_OR_SHARE = [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
 AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md

@@ -10,7 +10,7 @@ unlike anything it has seen.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from finetune import registry
 from finetune.data.formats.cells import Message
 from finetune.data.tokens.encoder import Encoder, cut_prompt
+from finetune.data.tool_calls import named
 from finetune.errors import BadInput
 from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect
@@ -53,6 +54,7 @@ COMMANDS = {
 }
 SINGLE = "It was trained on single questions, so it sees each message alone. /remember shows it the earlier ones too."
 TOLD = "All rows it was trained on had this system prompt, so it has it here too (/system changes it): {}"
+TOOLS = "All rows it was trained on had these tools, so it can call them here too; a call is shown and not made: {}"
 OPENING = "All questions it was trained on began with these words, and yours should too: {}"
 OWN_SYSTEMS = "The rows it was trained on did not all have the same system prompt. It has none here; /system TEXT gives it one."
 SAMPLED = {"temperature": 100, "top_k": 10**6, "top_p": 1, "min_p": 1, "typical_p": 1, "repetition_penalty": 10}  # and the largest of each
@@ -89,6 +91,7 @@ def chat(
         thinking=asked_to_think(output_dir),
         remembers=not single_turn(output_dir),
         system=told_of(output_dir, "system_prompt") or "",
+        tools=tools_of(output_dir),
     )
     other: tuple[Origin, Talk] | None = None
     if changed := base_changed(RunFolder(output_dir), located):
@@ -97,6 +100,8 @@ def chat(
         say(TOLD.format(shown(tuned.system)))
     elif told_of(output_dir, "system_prompt") is None:
         say(OWN_SYSTEMS)
+    if tuned.tools:
+        say(TOOLS.format(named(tuned.tools)))
     if opening := told_of(output_dir, "opening"):
         say(OPENING.format(shown(opening)))
     if not tuned.remembers:
@@ -155,6 +160,13 @@ def told_of(output_dir: str | Path, name: str) -> str | None:
     return found if isinstance(found, str | None) else ""
 
 
+def tools_of(output_dir: str | Path) -> list[dict[str, Any]]:
+    """The tools that every row of a run had; none where it is not known."""
+    folder = RunFolder(output_dir)
+    found = folder.known(folder.data_report).get("tools")
+    return found if isinstance(found, list) and all(isinstance(tool, dict) for tool in found) else []
+
+
 def shown(system: str) -> str:
     """A system prompt in one line, and not all of a long one."""
     text = " ".join(system.split())
@@ -194,7 +206,8 @@ class Origin:
         located = locate(self.source, runtime, reporter, load_in=self.load_in)
         model = load_model(located, inspect(runtime), load_in=self.load_in)
         tokenizer = load_tokenizer(located)
-        return Talk(model, tokenizer, thinking=beside.thinking, remembers=beside.remembers, system=beside.system)
+        tools = beside.tools if tokenizer.chat_template == beside.tokenizer.chat_template else []
+        return Talk(model, tokenizer, thinking=beside.thinking, remembers=beside.remembers, system=beside.system, tools=tools)
 
 
 def origin_of(output_dir: str | Path, located: LocatedModel) -> Origin:
@@ -220,11 +233,21 @@ def asked_to_think(output_dir: str | Path) -> bool:
 class Talk:
     """A model, its tokenizer and what was said so far, which the model sees if it `remembers`.
 
-    It is asked to think or not, and behind a `system` prompt or none, as in training.
+    It is asked to think or not, and behind a `system` prompt and with `tools` or none, as in training.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False, remembers: bool = True, system: str = "") -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        thinking: bool = False,
+        remembers: bool = True,
+        system: str = "",
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.model, self.tokenizer, self.thinking, self.remembers, self.system = model, tokenizer, thinking, remembers, system
+        self.tools = list(tools)
         self.encoder = Encoder(tokenizer, max_length=context_length(model), supervise="answers", thinking=thinking)
         self.stops = stop_ids(model, tokenizer)
         self.room = min(LONGEST_ANSWER, context_length(model) // 2)  # the other half at least is for what was said
@@ -254,7 +277,7 @@ class Talk:
         """Token ids [1, length] of the turns; the oldest are forgotten if they no longer fit the context."""
         told: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         while True:
-            ids = self.encoder.prompt([*told, *self.turns])
+            ids = self.encoder.prompt([*told, *self.turns], self.tools)
             most = context_length(self.model) - self.room
             if len(ids) <= most or len(self.turns) == 1:
                 return torch.tensor([cut_prompt(ids, most, self.tokenizer)], device=next(self.model.parameters()).device)

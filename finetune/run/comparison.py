@@ -157,7 +157,8 @@ def _not_alike(a: Run, b: Run, metric: str) -> str | None:
         return "other teachers"
     if metric in ("perplexity", "kl", "agreement"):
         return "other tokens" if a.scores["per_row"].get("tokens") != b.scores["per_row"].get("tokens") else None
-    if metric in ("copied", "last_number") and len({str(run.scores["per_row"].get(QUOTIENTS[metric][1])) for run in (a, b)}) > 1:
+    of = QUOTIENTS[metric][1] if metric in QUOTIENTS else None
+    if of and len({str(run.scores["per_row"].get(of)) for run in (a, b)}) > 1:
         return "counted by another version"
     if is_task(metric):
         task = metric.partition(TASK_SCORE)[0]

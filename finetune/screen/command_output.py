@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-ROWS = ("examples", "generations", "system_prompt", "opening")  # keys of data_report.json and benchmark.json whose values are text of rows
+ROWS = (
+    "examples",
+    "generations",
+    "system_prompt",
+    "opening",
+    "tools",
+)  # keys of data_report.json and benchmark.json: text of rows
 
 
 def console_of(arguments: argparse.Namespace) -> Console:

@@ -19,9 +19,11 @@ from finetune.benchmark.names import (
     about_tasks,
     beside_the_teacher,
     between,
+    by_label,
     codes_copied,
     each_round,
     each_teacher,
+    explained,
     held_out,
     in_order,
     measured_as,
@@ -111,11 +113,13 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
         said.append(Text(together, style="quiet"))
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
-    said += [Text(sentence, style="quiet") for sentence in about_tasks(scores)]
+    said += [Text(sentence, style="quiet") for sentence in (*explained(metrics), *about_tasks(scores))]
     if few := measured_as(scores):
         said.append(Text(few, style="quiet"))
     if copied := codes_copied(scores):
         said.append(Text(f"Codes copied: {copied}."))
+    if labels := by_label(scores):
+        said.append(Text(labels))
     return said
 
 

@@ -51,7 +51,8 @@ MORE = {
     ),
     "benchmark.metrics": (
         "rouge counts the words that answer and reference share, perplexity how well the model predicts the reference. For labels take "
-        "accuracy (right except for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared."
+        "accuracy (right except for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared. "
+        "With rouge they are counted by themselves where all answers are labels, JSON, SQL, sums or calls of tools."
     ),
     "benchmark.tasks": (
         "Tests that others use too, such as hellaswag, run on the model before and after, so that its numbers can be compared with theirs. "

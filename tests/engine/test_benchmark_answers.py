@@ -173,3 +173,7 @@ def test_the_room_for_answers_follows_the_references():
     assert answer_budget(made, [{"reference": "a" * 40}] * 20) == 41
     assert answer_budget(made, [{"reference": "a"}] * 20) == 16
     assert answer_budget(made, [{"reference": "a" * 999}] * 20) == 256
+    assert answer_budget(made, [{"reference": "a" * 20}] * 9 + [{"reference": "a" * 90}]) == 91, "of ten rows none is too seldom"
+    some = [{"reference": f'["{"a" * 20}"]'}] * 29
+    assert answer_budget(made, [*some, {"reference": "a" * 90}]) == 25
+    assert answer_budget(made, [*some, {"reference": f'["{"a" * 86}"]'}]) == 91, "half a list is no JSON"

@@ -27,8 +27,8 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
     )
     found = json.loads(json.dumps(benchmark_json(before, after, teacher, bytes_on_disk={"after": 123}, costs=COSTS), allow_nan=False))
     assert found["rows"] == 8
-    assert set(found["before"]) == {"rouge1", "rouge2", "rougeL", "perplexity", "kl", "agreement"}
-    assert set(found["teacher"]) == {"rouge1", "rouge2", "rougeL", "perplexity"}
+    assert set(found["before"]) == {"rouge1", "rougeL", "accuracy", "perplexity", "kl", "agreement"}, "labels have no ROUGE-2"
+    assert set(found["teacher"]) == {"rouge1", "rougeL", "accuracy", "perplexity"}
     for side in ("before", "after", "teacher"):
         for metric, value in found[side].items():
             low, high = found["intervals"][side][metric]
@@ -70,7 +70,7 @@ def test_without_a_teacher_there_is_nothing_retained():
 
 def test_numbers_of_the_references_are_a_score_where_there_are_any():
     made = tokenizer()
-    rows = held_out(made, [(prompt, "a 1" if number % 2 else "a") for number, (prompt, _) in enumerate(PAIRS)])
+    rows = held_out(made, [(prompt, "a a a a a 1" if number % 2 else "a a a a a a") for number, (prompt, _) in enumerate(PAIRS)])
     scores = benchmark_model(parrot(made, ["1"]), made, rows, SPEC, seed=0, **quiet())
     assert scores.per_row["codes"] == [0, 1] * 4
     assert scores.values["copied"] == sum(scores.per_row["codes_copied"]) / 4

@@ -118,6 +118,18 @@ def test_the_plan_proposes_a_larger_share_where_that_gives_enough_rows(tmp_path:
     layer["dataset"] |= {"held_out": 0.1, "samples": 20}  # 2 of these: no share is enough
     warnings = shop.tuner(layer).plan().warnings
     assert any(warning.endswith("(--set dataset.samples=100).") for warning in warnings), "the file has more"
+    many.write_text("".join(many.read_text().splitlines(keepends=True)[:40]))
+    layer["dataset"] |= {"samples": 100}
+    warnings = shop.tuner(layer).plan().warnings
+    assert any(warning.endswith("(--set dataset.held_out=0.3).") for warning in warnings), "12 are enough, and 20 too large a share"
+
+
+def test_the_plan_says_what_plain_text_does_not_teach(tmp_path: Path, shop: Workshop) -> None:
+    (tmp_path / "handbook.txt").write_text("\n\n".join(f"Rule {n}: {'abcdefgh'[n % 8]} is {n}." for n in range(60)))
+    layer = shop.layer()
+    assert not [note for note in shop.tuner(layer).plan().notes if "plain text" in note]
+    layer["dataset"] |= {"source": str(tmp_path / "handbook.txt"), "text_as": "line"}
+    assert [note for note in shop.tuner(layer).plan().notes if "not to answer questions about them" in note]
 
 
 def test_of_a_small_other_split_more_rows_to_train_on_are_not_proposed(tmp_path: Path, shop: Workshop) -> None:

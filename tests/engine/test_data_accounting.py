@@ -191,6 +191,18 @@ def test_an_opening_that_all_conversations_share_is_said_and_their_last_answers_
     assert set(last).isdisjoint(set().union(*learned(prepared, "train")))
 
 
+def test_where_few_openings_differ_rows_with_new_last_answers_say_more_than_whole_conversations(tmp_path: Path) -> None:
+    rows = [{"messages": chat(f"hello {n % 20}", "Your order?", f"q{n}", f"a{n}")} for n in range(200)]
+    report = prepare(tmp_path, rows, held_out=0.1, samples=None).report
+    assert (report.held_out, report.held_out_groups, report.held_out_by) == (20, 20, "answers"), "and not two conversations of ten rows"
+
+
+def test_prompts_that_are_repeated_are_held_out_as_a_whole_where_too_few_rows_would_be_left(tmp_path: Path) -> None:
+    rows = [{"messages": chat(f"q{n % 90}", f"a{n % 90}")} for n in range(180)]
+    report = prepare(tmp_path, rows, held_out=0.1, samples=None).report
+    assert (report.held_out_by, report.held_out, report.held_out_groups) == ("prompts", 18, 9)
+
+
 def test_answers_that_are_not_learned_do_not_count_as_known(tmp_path: Path) -> None:
     told = {"role": "assistant", "content": "Hello!", "weight": 0}
     rows = [{"messages": [*chat("hello"), told, *chat(f"q{n}", f"a{n}")]} for n in range(50)]

@@ -30,7 +30,7 @@ from finetune.wizard.host import HostInfo
 
 TRAINING = {"train_seconds", "real_tokens", "tokens_per_second", "supervised_tokens", "peak_memory_bytes"}
 RECORDS = {"recipe.yaml", "recipe.schema.json", "environment.json", "events.jsonl", "data_report.json", "benchmark.json", "report.html"}
-METRICS = {"rouge1", "rouge2", "rougeL", "perplexity"}
+METRICS = {"rouge1", "rougeL", "accuracy", "perplexity"}
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,29 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, assistant("c")]},
         [user("ab"), assistant("c")],
     ),
+    "an object to extract": (
+        "prompt_completion",
+        {"prompt": "a", "completion": {"b": [1.5, None], "weight": 2, "from": "ä"}},
+        [user("a"), assistant('{"b": [1.5, null], "weight": 2, "from": "ä"}')],
+    ),
+    "objects to extract": (
+        "prompt_completion",
+        {"input": {"a": 1}, "output": [{"name": "b", "role": "user"}, {"name": "c", "role": "chief"}]},
+        [user('{"a": 1}'), assistant('[{"name": "b", "role": "user"}, {"name": "c", "role": "chief"}]')],
+    ),
+    "nothing to extract": ("instruction", {"instruction": "a", "input": {}, "output": {}}, [user("a\n\n{}"), assistant("{}")]),
+    "one message to learn": ("prompt_completion", {"prompt": "a", "completion": assistant("b")}, [user("a"), assistant("b")]),
+    "text to SQL": (
+        "question_answer",
+        {"question": "a", "schema": "CREATE TABLE b (c TEXT)", "query": "SELECT c FROM b", "db_id": "b"},
+        [user("CREATE TABLE b (c TEXT)\n\na"), assistant("SELECT c FROM b")],
+    ),
+    "text to SQL with names of their own": (
+        "question_answer",
+        {"sql_prompt": "a", "sql_context": "CREATE TABLE b (c TEXT)", "sql": " select c from b", "sql_explanation": "d"},
+        [user("CREATE TABLE b (c TEXT)\n\na"), assistant(" select c from b")],
+    ),
+    "a question and the query that found it": ("question_answer", {"query": "a", "answer": "b"}, [user("a"), assistant("b")]),
     "capital names": ("question_answer", {"Question": "a", "ANSWER": "b"}, [user("a"), assistant("b")]),
 }
 
@@ -104,6 +127,33 @@ def test_known_columns_become_turns(kind: str) -> None:
     assert found.name == name
     assert found.to_messages(row) == messages
     assert set(found.columns) <= set(row)
+
+
+LABELLED: dict[str, tuple[dict[str, list[Any]], list[dict[str, str]]]] = {
+    "a word": ({"text": ["a", "b"], "label": ["x", "y"]}, [user("a"), assistant("x")]),
+    "a word beside more": ({"id": [1, 2], "Review": ["a", "b"], "Sentiment": ["x y", "z"]}, [user("a"), assistant("x y")]),
+    "a category and nothing else": ({"body": ["a", "b"], "category": ["x", "y"]}, [user("a"), assistant("x")]),
+    "a category among more, as of articles": (
+        {"title": ["t", "u"], "body": ["a", "b"], "category": ["x", "y"]},
+        [{"role": "text", "content": "a"}],
+    ),
+    "a number": ({"text": ["a", "b"], "label": [0, 1]}, [{"role": "text", "content": "a"}]),
+    "sentences": (
+        {"text": ["a", "b"], "label": ["one of a few words", "it has more than five words here"]},
+        [{"role": "text", "content": "a"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_a_label_in_words_that_rows_share_is_learned_from_its_text(kind: str) -> None:
+    columns, turns = LABELLED[kind]
+    rows = [{name: values[number % 2] for name, values in columns.items()} for number in range(8)]
+    found = detect(list(columns), rows, None, "a.jsonl")
+    assert found.to_messages(rows[0]) == turns
+    assert "dataset.columns." in getattr(found, "note", ""), "what else may be meant"
+    alone = [{name: f"{values[0]} {number}" for name, values in columns.items()} for number in range(8)]
+    assert detect(list(columns), alone, None, "a.jsonl").name == "text", "no two rows have the same label"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -302,6 +302,9 @@ def test_the_use_section_asks_as_the_model_was_trained():
     silent = model_card(recipe(), replace(FACTS, data={**FACTS.data, "prompt_options": {"enable_thinking": False}}), SCORES)
     assert "generate(prompt, max_new_tokens=64, tokenizer_encode_kwargs={'enable_thinking': False})" in silent
     assert "tokenizer_encode_kwargs" not in chat
+    assert "generate(prompt, max_new_tokens=180)" in model_card(recipe(), NOTHING, {**SCORES, "max_new_tokens": 180}), (
+        "as long as answers are"
+    )
 
 
 def test_the_use_section_asks_behind_the_system_prompt_that_all_rows_had():
@@ -321,6 +324,15 @@ def test_a_system_prompt_of_private_rows_stays_at_home(tmp_path):
     card = model_card(recipe(dataset={"source": str(tmp_path / "rows.jsonl")}), told, SCORES)
     assert "be short" not in card
     assert '[{"role": "system", "content": "THE SYSTEM PROMPT OF THE ROWS"}, {"role": "user"' in card
+
+
+@pytest.mark.parametrize(("source", "shown"), [("builtin:python-docs", "add"), ("/home/ada/rows.jsonl", "A TOOL OF THE ROWS")])
+def test_the_use_section_gives_the_tools_that_all_rows_had_and_private_ones_stay_at_home(source, shown):
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    card = model_card(recipe(dataset={"source": source}), replace(FACTS, data={**FACTS.data, "tools": tools}), SCORES)
+    assert f", tools=[{{'type': 'function', 'function': {{'name': '{shown}'}}}}]" in card
+    assert '[0]["generated_text"][-1])' in card
+    assert ("'add'" in card) is (shown == "add")
 
 
 def test_a_teacher_that_was_fine_tuned_here_is_not_called_by_the_name_of_its_base(tmp_path):

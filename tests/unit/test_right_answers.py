@@ -13,8 +13,10 @@ from written_run import written_run
 
 from finetune import registry
 from finetune.benchmark.answers import ordered_by, worst
-from finetune.benchmark.fail_if_worse import check_gate, gate
-from finetune.benchmark.names import NAMES, number
+from finetune.benchmark.fail_if_worse import check_gate, gate, measured_by
+from finetune.benchmark.fitting import fitting
+from finetune.benchmark.intervals import statistics_of
+from finetune.benchmark.names import NAMES, by_label, number
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number
 from finetune.benchmark.scoring import Scores, benchmark_json
@@ -41,6 +43,39 @@ def test_what_is_right(metric: str, answers: list[str], references: list[str], s
     found = registry.load("metrics", metric)().compute(predictions=answers, references=references)
     assert found == {metric: pytest.approx(score)}
     assert number(metric, 2 / 3) == "66.7 %"
+
+
+@pytest.mark.parametrize(
+    ("answers", "references", "valid", "fields"),
+    [
+        (['{"b": {"c": [1, 2]}, "a": 1}', "none"], ['{"a": 1, "b": {"c": [1, 3]}}', "[]"], 1 / 2, 2 / 4),
+        (['{"a": true, "b": "1", "c": {}}', "[]"], ['{"a": 1, "b": 1, "c": {}}', "[]"], 1, 2 / 4),
+        (['```json\n{"a": 1}\n```', "3", '{"a": 1'], ['{"a": 1}'] * 3, 0, 0),
+    ],
+)
+def test_of_json_the_fields_count_wherever_they_stand(answers: list[str], references: list[str], valid: float, fields: float) -> None:
+    metric = registry.load("metrics", "json")()
+    assert metric.compute(predictions=answers, references=references) == {"valid_json": valid, "json_fields": fields}
+    of_rows = statistics_of(metric.per_row(answers, references))
+    assert (of_rows["valid_json"].raw, of_rows["json_fields"].raw) == (valid, fields)
+
+
+@pytest.mark.parametrize(
+    ("references", "metrics"),
+    [
+        (["Billing", "late delivery", "3"], ["accuracy"]),
+        (['{"city": "Lyon"}', "[]"], ["json", "exact_match"]),
+        (["SELECT a FROM b;", "with c as (select 1) select * from c", "INSERT INTO a VALUES (1)"], ["exact_match"]),
+        (["6 x 3 is 18.\n#### 18", "so\n#### -1,200"], ["last_number"]),
+        (['<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', "Which numbers shall I add up for you?"], ["exact_match"]),
+        (["Billing", "Your order is on its way to Lyon."], []),
+        (["Select one of the two from the list, please, and say why.", "No, we have none of them at the moment."], []),
+        ([], []),
+    ],
+)
+def test_answers_that_are_right_or_wrong_are_counted_without_being_asked_for(references: list[str], metrics: list[str]) -> None:
+    assert fitting(references) == metrics
+    assert set(metrics) - {"json"} <= set(measured_by(Recipe.from_layers({}))), "--fail-if-worse takes them"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +110,18 @@ def scores_of(metric: str, answers: list[str], references: list[str]) -> Scores:
     found = registry.load("metrics", metric)()
     values, per_row = found.compute(predictions=answers, references=references), found.per_row(answers, references)
     return Scores(values, [f"Question {row}" for row in range(ROWS)], references, answers, per_row, None, "answers", 16, 1)
+
+
+def test_labels_are_counted_one_by_one_beside_what_one_answer_for_all_would_score() -> None:
+    references = ["ham"] * 9 + ["spam"] * 3
+    scores = benchmark_json(*(scores_of("accuracy", answers, references) for answers in (["?"] * ROWS, [*["ham"] * 11, "spam"])))
+    said = "Right of each label: spam 1 of 3, ham 9 of 9. Always the same answer is right in 75 %."
+    assert by_label(scores) == said
+    screen = Console(width=200, theme=THEME, file=io.StringIO())
+    screen.print(scores_table(scores, 200))
+    assert said in screen.file.getvalue()  # type: ignore[attr-defined]
+    names = [f"name {row}" for row in range(ROWS)]
+    assert by_label(benchmark_json(*[scores_of("accuracy", names, names)] * 2)) is None, "no two rows have the same answer"
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "exact_match", "last_number"])

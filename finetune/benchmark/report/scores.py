@@ -15,10 +15,12 @@ from finetune.benchmark.names import (
     about_tasks,
     beside_the_teacher,
     between,
+    by_label,
     by_verdict,
     codes_copied,
     each_round,
     each_teacher,
+    explained,
     held_out,
     in_order,
     measured_as,
@@ -82,7 +84,7 @@ def measured(scores: Mapping[str, Any]) -> Html:
         note += f" Perplexity counts {tokens}."
     if copied := codes_copied(scores):
         note += f" Codes copied: {copied}."
-    for said in filter(None, [*about_tasks(scores), measured_as(scores)]):
+    for said in filter(None, [by_label(scores), *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]):
         note += f" {said}"
     if scores.get("teacher"):
         note += " Beside a name: the student compared with its teacher, then with what it was before."

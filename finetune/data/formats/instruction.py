@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, joined, optional_text
-from finetune.data.formats.turns import rest_of, user
+from finetune.data.formats.turns import rest_of, user, with_json
 
 
 class Instruction:
@@ -36,6 +36,7 @@ class Instruction:
         return cls(instruction, given, output, Beside.find(columns, sample, [instruction, given, output], reasoning=True))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        row = with_json(row, self.instruction, self.given, self.output)
         asked = joined(as_text(row.get(self.instruction), self.instruction), optional_text(row, self.given))
         answer = as_answer(row.get(self.output), self.output)
         return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])

@@ -1,6 +1,7 @@
-"""A prompt column and a completion column; each contains text or a list of chat messages.
+"""A prompt column and a completion column; each contains text, a list of chat messages, or an object that becomes JSON.
 
 {"prompt": "2 + 2 =", "completion": "4"}
+{"prompt": "Two lamps to Lyon, please.", "completion": {"item": "lamp", "number": 2, "city": "Lyon"}}
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class PromptCompletion:
     summary = "prompt, completion; or a similar pair such as source and target"
     order = 30
 
-    def __init__(self, prompt: str, completion: str, beside: Beside = NOTHING, given: str | None = None) -> None:
-        self.prompt, self.completion, self.beside, self.given = prompt, completion, beside, given
+    def __init__(self, prompt: str, completion: str, beside: Beside = NOTHING, given: str | None = None, note: str = "") -> None:
+        self.prompt, self.completion, self.beside, self.given, self.note = prompt, completion, beside, given, note
         self.columns = (*beside.before_it, prompt, *([given] if given else []), completion, *beside.after_it)
 
     @classmethod
@@ -47,6 +48,7 @@ class PromptCompletion:
         return None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        row = turns.with_json(row, self.prompt, self.given, self.completion)
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
         if more := optional_text(row, self.given):
             before[-1]["content"] = joined(before[-1]["content"], more)
@@ -61,12 +63,14 @@ class PromptCompletion:
         return self.beside.tools_of(row)
 
     def remarks(self, row: dict[str, Any]) -> Iterator[str]:
+        row = turns.with_json(row, self.prompt, self.completion)
         for column in (self.prompt, self.completion):
             if isinstance(row.get(column), list | dict):
                 yield from turns.remarks(row[column], column)
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Fields of messages that are not trained on."""
+        row = turns.with_json(row, self.prompt, self.completion)
         for column in (self.prompt, self.completion):
             if isinstance(row.get(column), list):
                 yield from ((name, text) for name, text in turns.left_out(row[column], column) if not name.endswith("last answer"))

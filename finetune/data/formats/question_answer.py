@@ -1,11 +1,13 @@
-"""A question and its answer; a context column, where there is one, comes before the question.
+"""A question and its answer, which may be SQL; a context column, where there is one, comes before the question.
 
 {"question": "How many?", "answer": "Three."}
+{"schema": "CREATE TABLE t (a TEXT);", "question": "How many?", "query": "SELECT COUNT(*) FROM t;"}
 {"context": "...", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [3]}}      # as in SQuAD: the first answer
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +17,9 @@ from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 
+SQL = ("sql", "query", "sql_query", "sql query")  # answers, if they are queries
+SCHEMAS = ("schema", "sql_context", "create_table", "ddl", "table_schema", "db_schema", "database_schema")  # of what is queried
+IS_SQL = re.compile(r"\s*(?:select|with|insert|update|delete|create|alter|drop)\s", re.IGNORECASE)
 BEST = ("correct_answer", "correct answer", "best_answer")  # beside wrong ones
 
 
@@ -31,14 +36,16 @@ class QuestionAnswer:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
-        question = find_column(columns, "question", "query", "problem", "q")
+        query = next((name for name in columns if name.strip().lower() in SQL and _is_sql(name, sample)), None)
+        question = find_column([name for name in columns if name != query], "question", "query", "problem", "q", "sql_prompt")
         answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a", *BEST)
         worked = find_column(columns, "solution")
         if worked is not None and answer is not None and _is_longer(worked, answer, sample):
             answer = worked  # and not the number at its end
+        answer = answer or query
         if question is None or answer is None:
             return None
-        context = find_column(columns, "context", "passage")
+        context = find_column(columns, "context", "passage", *(SCHEMAS if _is_sql(answer, sample) else ()))
         return cls(question, answer, context, Beside.find(columns, sample, [question, answer, context], reasoning=True))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
@@ -56,6 +63,12 @@ class QuestionAnswer:
         answers = answer.get("text") if isinstance(answer, dict) else answer
         if isinstance(answers, list):
             yield f"{self.answer} after the first", [other for other in answers[1:] if other != answers[0]]
+
+
+def _is_sql(column: str, sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether each row that has something in a column has a query there."""
+    there = [row[column] for row in sample if not is_empty(row.get(column))]
+    return bool(there) and all(isinstance(value, str) and IS_SQL.match(value) for value in there)
 
 
 def _is_longer(worked: str, answer: str, sample: Sequence[dict[str, Any]]) -> bool:

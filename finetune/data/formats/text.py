@@ -1,6 +1,7 @@
-"""Plain text: the model learns every token.
+"""Plain text: the model learns every token; a text beside its label is a prompt, and the label its answer.
 
 {"text": "The tower is 324 metres tall."}
+{"text": "My parcel has not come.", "label": "Shipping"}
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.formats.cells import Message, as_text, find_column
+from finetune.data.formats.cells import Message, as_text, find_column, is_empty
+from finetune.data.formats.prompt_completion import PromptCompletion
 from finetune.system.shell import quoted
 
 ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
-LABELS = ("label", "labels", "label_text", "class", "category", "sentiment", "intent", "emotion", "code")  # of a text
+SURE_LABELS = ("label", "labels", "label_text", "sentiment", "intent", "emotion")
+LABELS = (*SURE_LABELS, "class", "category", "code")  # of a text; the last ones may also sort articles
+LABEL_WORDS = 5  # at most, of a label
+LABELLED = "`{label}` is learned from `{text}`, as its label. To learn `{text}` itself, as text: --set {named}"
 SPEAKERS = ("speaker", "author", "user", "username", "sender", "sender_name", "from", "character")  # of a message
 SAID = (
     "Each row is learned by itself: who says it (`{speaker}`) and what was said before are not. "
@@ -33,7 +38,7 @@ class Text:
         self.note = note
 
     @classmethod
-    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Text | None:
+    def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Text | PromptCompletion | None:
         column = find_column(columns, *NAMES)
         if column is None and len(columns) == 1 and find_column(columns, *ONLY_PROMPTS) is None:
             column = columns[0] if any(_is_wordy(row.get(columns[0])) for row in sample) else None
@@ -41,6 +46,9 @@ class Text:
         if column is None:
             return None
         pair, speaker = other_reading(columns, column), find_column(columns, *SPEAKERS)
+        if pair and pair[0] == column and _is_label(pair[1], columns, sample):
+            named = quoted(f"dataset.columns.text={column}")
+            return PromptCompletion(*pair, note=LABELLED.format(label=pair[1], text=column, named=named))
         if not pair and speaker is not None and _are_few(speaker, sample):
             return cls(column, SAID.format(speaker=speaker))
         return cls(column, f"The column `{column}` alone is learned, as text. {_instead(*pair)}" if pair else "")
@@ -58,6 +66,14 @@ def other_reading(columns: Sequence[str], text: str) -> tuple[str, str] | None:
         return asked, text
     label = find_column(free, *LABELS)
     return (text, label) if label is not None else None
+
+
+def _is_label(column: str, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column beside a text has a few words that many rows share; numbers may as well be an index or a score."""
+    there = [row.get(column) for row in sample if not is_empty(row.get(column))]
+    words = all(_is_wordy(value) and len(str(value).split()) <= LABEL_WORDS for value in there)
+    sure = column.strip().lower() in SURE_LABELS or len(columns) == 2
+    return words and sure and 0 < 2 * len(set(there)) <= len(there)
 
 
 def _are_few(column: str, sample: Sequence[dict[str, Any]]) -> bool:

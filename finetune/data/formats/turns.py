@@ -98,6 +98,26 @@ def is_chat(value: Any) -> bool:
     return isinstance(value, list | dict) or (isinstance(value, str) and turns_alone(value))
 
 
+def written(value: Any) -> Any:
+    """An object or a list of objects in which nobody speaks, such as the fields of an order, as JSON; any other cell as it is."""
+    items = value if isinstance(value, list) and value else [value]
+    if not all(isinstance(item, dict) for item in items):
+        return value
+    turns = [turn for turn in turns_of(value) if isinstance(turn, dict)] or items
+    return value if any(map(_speaks, turns)) else result_text(value)
+
+
+def with_json(row: dict[str, Any], *columns: str | None) -> dict[str, Any]:
+    """A row in which objects of these columns are `written`."""
+    nested = {name: written(row[name]) for name in columns if name is not None and isinstance(row.get(name), list | dict)}
+    return {**row, **nested} if nested else row
+
+
+def _speaks(turn: dict[str, Any]) -> bool:
+    said = _first(turn, (*TEXT, "tool_calls", "function_call"))[0] is not None
+    return (said and (len(turn) == 1 or _said_by(turn) is not None)) or _pair(turn) is not None
+
+
 def rest_of(prompt: str, part: str | None, sample: Sequence[dict[str, Any]]) -> str | None:
     """A column with a part of what is asked; None where either has messages, or where all prompts of the sample repeat it."""
     if part is None or any(is_chat(row.get(column)) for row in sample for column in (prompt, part)):

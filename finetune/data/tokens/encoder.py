@@ -101,10 +101,10 @@ class Encoder:
         pieces = self.template.rendered(record["messages"], record.get("tools")).pieces
         return [piece._replace(supervised=self._learned(piece)) for piece in pieces]
 
-    def prompt(self, messages: ListLike[Message]) -> list[int]:
+    def prompt(self, messages: ListLike[Message], tools: ListLike[dict[str, Any]] | None = None) -> list[int]:
         """The tokens before the answer to these turns, as training has them before an answer; raises ModelError."""
         try:
-            sequence = self.whole([*messages, {"role": "assistant", "content": "answer"}])
+            sequence = self.whole([*messages, {"role": "assistant", "content": "answer"}], tools)
         except RowProblem as problem:
             raise ModelError(f"The model cannot be given this message: {problem}.", hint="Say it in another way.") from None
         return sequence.ids[: sequence.answer_start]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.formats.tokenized import answer_of
 from finetune.data.prepare import tokenizer_fingerprint
 from finetune.data.tokens.labels import NO_LOSS, labels_of
 from finetune.data.tokens.tokenise import lead_ids
@@ -145,7 +146,7 @@ class Alignment:
     def held_out(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A held-out row in the teacher's tokens: what it is asked, and what it has to predict."""
         ids, prompt = self.row(list(row["input_ids"])).ids, self.row(list(row["prompt_ids"])).ids
-        start = 1 if row["labels"][1] != NO_LOSS else len(prompt)
+        start = 1 if row["labels"][1] != NO_LOSS else len(self.row(list(row["input_ids"])[: answer_of(row["labels"])]).ids)
         return {**row, "input_ids": ids, "labels": [NO_LOSS] * start + ids[start:], "length": len(ids), "prompt_ids": prompt}
 
     def _read(self, ids: Sequence[int]) -> tuple[list[int], list[int | None], list[int | None]]:

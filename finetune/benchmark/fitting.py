@@ -1,0 +1,52 @@
+"""Metrics that go with ROUGE by what the answers are (labels, JSON, SQL, sums, calls of tools): shared words hide what is wrong.
+
+fitting(["Billing", "Shipping"])        # ["accuracy"]
+fitting(['{"city": "Lyon"}'])           # ["json", "exact_match"]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from finetune.benchmark.json_answers import NO_JSON, as_json
+
+OF_SHORT = "accuracy"
+LABEL_WORDS, LABEL_LETTERS = 5, 40  # at most, of an answer that is right or wrong as a whole
+SQL = re.compile(r"\s*(?:select|with|insert|update|delete)\s.*\b(?:from|into|set|select)\b", re.IGNORECASE | re.DOTALL)
+CALL = re.compile(r"[\"']name[\"']\s*:.*[\"'](?:arguments|parameters)[\"']\s*:", re.DOTALL)  # of a tool, as nearly all templates write it
+SUM = re.compile(r"#### ?[-$]?[\d.,]+\s*$")  # as GSM8K ends
+
+
+def fitting(references: Sequence[str]) -> list[str]:
+    """Names in the registry; none where answers are sentences, or the data has no answers to compare with."""
+    return next((names for is_one, least, names in KINDS if references and sum(map(is_one, references)) >= least * len(references)), [])
+
+
+def _is_short(text: str) -> bool:
+    return 0 < len(text.split()) <= LABEL_WORDS and len(text) <= LABEL_LETTERS
+
+
+def _is_json(text: str) -> bool:
+    return as_json(text) is not NO_JSON
+
+
+def _is_sql(text: str) -> bool:
+    return SQL.match(text) is not None
+
+
+def _is_call(text: str) -> bool:
+    return CALL.search(text) is not None
+
+
+def _is_sum(text: str) -> bool:
+    return SUM.search(text) is not None
+
+
+KINDS: list[tuple[Callable[[str], bool], float, list[str]]] = [  # and the share of the references that must be of this kind
+    (_is_json, 1.0, ["json", "exact_match"]),
+    (_is_short, 1.0, [OF_SHORT]),
+    (_is_sql, 1.0, ["exact_match"]),
+    (_is_sum, 1.0, ["last_number"]),
+    (_is_call, 0.5, ["exact_match"]),  # the others ask back, or say that no tool helps
+]
