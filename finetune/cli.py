@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         missing = isinstance(error, ModuleNotFoundError) and error.name
         said = _of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}"
-        say(said, f"Install the program with its dependencies{_how()}" if missing else DEBUG)
+        hint = f"Install the program with its dependencies{_how()}" if missing else DEBUG
+        say(said, "\n".join([hint, *getattr(error, "__notes__", [])]))  # which say what is kept
         return _leave(1)
 
 

@@ -17,6 +17,7 @@
     │   ├── FolderInUse               another process works in the output folder; names it
     │   └── CannotResume              what changed since the run began, or that there is nothing to continue
     ├── HardwareError
+    │   ├── NotHere                   exit code 2: an option asks for what this machine does not have
     │   ├── OutOfMemory               names what to lower
     │   └── DiskFull                  names the space needed
     ├── TrainingError
@@ -136,6 +137,12 @@ class CannotResume(BadInput):
 
 class HardwareError(FinetuneError):
     pass
+
+
+class NotHere(HardwareError):
+    """An option asks for what this machine does not have."""
+
+    exit_code = 2
 
 
 class OutOfMemory(HardwareError):

@@ -138,14 +138,27 @@ def load(kind: str, name: str) -> Any:
 
 
 def code_of(kind: str, name: str) -> str:
-    """A hash of the file of something of another package, for the keys of caches that hold what it made; "" for what is built in.
+    """A hash of the Python files of another package that has something, for the keys of caches that hold what it made.
 
-    The caches of what is built in have a version.
+    "" for what is built in: its caches have a version.
     """
     if name in BUILT_IN.get(kind, {}):
         return ""
-    file = getattr(sys.modules[load(kind, name).__module__], "__file__", None)  # of a class, a function, or an object's class
-    return hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()
+    return _code(load(kind, name).__module__) or hashlib.sha256(name.encode()).hexdigest()  # of a class, a function, an object's class
+
+
+def _code(module: str) -> str:
+    """Of the outermost package that the module is in, or of the module itself; "" where there are no files."""
+    parts = module.split(".")
+    above = (sys.modules.get(".".join(parts[:depth])) for depth in range(1, len(parts) + 1))
+    found = next((Path(file) for each in above if (file := getattr(each, "__file__", None))), None)
+    if found is None or not found.is_file():
+        return ""
+    files = sorted(found.parent.rglob("*.py")) if found.name == "__init__.py" else [found]
+    said = hashlib.sha256()
+    for file in files:
+        said.update(f"{file.relative_to(found.parent).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return said.hexdigest()
 
 
 def choices(kind: str) -> list[tuple[str, str, str]]:

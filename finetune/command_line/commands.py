@@ -44,6 +44,10 @@ def wizard(arguments: argparse.Namespace) -> int:
     for flag, given in unasked.items():
         if given:
             raise NoTerminal(f"{flag} only works without questions.", hint=f"Add --yes, or answer the questions without {flag}.")
+    if (arguments.device, arguments.dtype) != ("auto", "auto"):
+        from finetune.hardware.machine import inspect
+
+        inspect(_runtime(arguments))  # no question could mend what is not there
     from finetune.wizard.conversation import run_wizard
 
     return run_wizard(runtime=lambda: _runtime(arguments), plain=os.environ.get("TERM") == "dumb")
@@ -139,6 +143,7 @@ def plan(arguments: argparse.Namespace) -> int:
         from finetune.training.trackers import check_trackers
 
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
+        _ = tuner.context.machine  # a device that is not there is said before anything is fetched
         found, report = tuner.plan(measure=arguments.measure), tuner.data.report.to_dict()
         for check in (tuner.check_upload, lambda: check_trackers(recipe.training.report_to), lambda: check_names(recipe.benchmark)):
             try:

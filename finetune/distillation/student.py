@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from finetune import registry
-from finetune.distillation.students import Made, Rows
+from finetune.distillation.students import Made, Rows, passes_of
+from finetune.distillation.students.calibration import Watched
 from finetune.errors import ModelError
 from finetune.events import Notice, Reporter
 from finetune.recipe.settings import FromTeacher
@@ -23,7 +24,7 @@ from finetune.training.head import causal_lm
 
 
 def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, reporter: Reporter | None = None) -> Made:
-    """A new model, smaller than the teacher in the ways `wanted`; the teacher stays as it was. What was done is reported.
+    """A new model, smaller than the teacher in the ways `wanted`; the teacher stays as it was. What is done is reported.
 
     Rows need `input_ids`; about a thousand of their tokens are used. Raises RecipeError if that little cannot be kept, ModelError if the
     teacher is quantised or of an architecture that cannot be made smaller so.
@@ -31,6 +32,8 @@ def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, r
     if getattr(causal_lm(teacher_model), "quantization_method", None):
         raise ModelError("A student cannot be made from a quantised teacher.", hint="Load the teacher without load_in.")
     rows = list(rows) if not hasattr(rows, "__getitem__") else rows
+    if reporter is not None:
+        rows = Watched(rows, passes_of(wanted.amounts()), reporter)
     model: Any = teacher_model
     facts: dict[str, Any] = {}
     said: list[str] = []

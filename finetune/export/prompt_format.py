@@ -15,18 +15,16 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.data.tokens.plain_in_jinja import asked_plainly
 from finetune.data.tokens.tokenise import lead_ids
 from finetune.errors import ModelError
 from finetune.foreign import reading
 from finetune.models.templates.chat_template import ASK, added_tokens, render_chat
+from finetune.models.templates.plain_chat import plain_chat
 from finetune.models.templates.template_facts import SWITCHES, program
 from finetune.run_folder import REMADE, RunFolder
 
 Turns = list[dict[str, str]]
-PLAIN = (  # finetune/data/tokens/plain_template.py as a chat template, for models that have none
-    "{% for turn in messages %}{{ turn.content + (END if turn.role == 'assistant' else '\\n') }}{% endfor %}"
-)
-
 SCHEMES = {
     "always": "Where a text, or the part after a control token, begins with a space, llama.cpp reads one space more than the model.",
     "first": "After a control token inside a text llama.cpp adds a space, and the model does not.",
@@ -59,12 +57,12 @@ class PromptFormat:
             report = run.known(run.data_report)
             told, trained = report.get("prompt_options") or {}, report.get("template")
             system, longest = str(report.get("system_prompt") or ""), int((report.get("length") or {}).get("max", 0))
-            plain = trained == "plain" and report.get("format") != "text" and not tokenizer.chat_template
+            plain = asked_plainly(report) and not tokenizer.chat_template
         if tokenizer.chat_template:
             switches = [f"{{% set {name} = {json.dumps(told[name])} %}}" for name in SWITCHES if isinstance(told.get(name), bool)]
             tokenizer.chat_template = "".join(switches) + program(tokenizer)
         elif plain:
-            tokenizer.chat_template = PLAIN.replace("END", json.dumps(str(tokenizer.eos_token)))
+            tokenizer.chat_template = plain_chat(begin="", end=str(tokenizer.eos_token))  # the file says what a text begins with
         lead, chat = lead_ids(tokenizer), _chat(tokenizer) if trained == "chat" else None
         if chat is not None and not chat.startswith(str(tokenizer.bos_token)):
             lead = []

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from finetune.data.tokens.plain_in_jinja import template_for_others
 from finetune.errors import BadInput, FinetuneError
 from finetune.events import Reporter, stage
 from finetune.export.place import ELSEWHERE, check_finished, check_place
@@ -80,7 +81,8 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
     with whole_folder(to) as part, disk_may_fill("The exported model", needed, to.parent, ELSEWHERE):
         with stage(reporter, "export", "Writing ONNX") as done:
             _trace(model, prompts, part, located.name)
-            save_tokenizer(tokenizer, run.output_dir, part)
+            template = template_for_others(run.known(run.data_report), tokenizer)
+            save_tokenizer(tokenizer, run.output_dir, part, template=template)
             files = [file for file in part.iterdir() if file.name.startswith(FILE)]
             written = sum(file.stat().st_size for file in files)
             done(size(written))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from finetune.errors import HardwareError
+from finetune.errors import HardwareError, NotHere
 from finetune.foreign import reason
 from finetune.hardware.cpu import cores, cpu_name
 from finetune.hardware.limits import limits
@@ -90,7 +90,7 @@ def glance(folder: Path | None = None) -> Glance:
 def inspect(runtime: RuntimeOptions) -> Machine:
     """The device and dtype to work with; measured in about 0.2 s, once in a process; the choice is kept in `cache_dir/machine.json`.
 
-    Raises HardwareError for a device that is not there or does not compute, or a dtype it cannot use.
+    Raises NotHere for a device that is not there or a dtype it cannot use, HardwareError for one that does not compute.
     """
     import torch
 
@@ -99,7 +99,9 @@ def inspect(runtime: RuntimeOptions) -> Machine:
     device = _device(runtime.device)
     total, free = _memory()
     if runtime.dtype not in ("auto", *DTYPES[device]):
-        raise HardwareError(f"{runtime.dtype} is not supported on {device}.", hint=f"Use --dtype auto or {' or '.join(DTYPES[device])}.")
+        *others, last = ("auto", *DTYPES[device])
+        what = f"--dtype {runtime.dtype} cannot be used on the device {device}."
+        raise NotHere(what, hint=f"Use --dtype {', '.join(others)} or {last}.")
     gpu, gpu_memory, gpu_free = None, 0, 0
     try:
         if device == "cuda":
@@ -173,9 +175,9 @@ def _device(wanted: str) -> str:
     if wanted == "auto":
         return next(device for device, available in there.items() if available)
     if wanted not in there:
-        raise HardwareError(f"There is no device {wanted!r}.", hint="Use auto, cpu, cuda or mps.")
+        raise NotHere(f"There is no device {wanted!r}.", hint="Use auto, cpu, cuda or mps.")
     if not there[wanted]:
-        raise HardwareError(f"torch {torch.__version__} finds no {wanted} device here.", hint="Use --device auto or --device cpu.")
+        raise NotHere(f"torch {torch.__version__} finds no {wanted} device here.", hint="Use --device auto or --device cpu.")
     return wanted
 
 

@@ -19,11 +19,12 @@ PROBE_SECONDS = 2.0
 ASKED_AGAIN = 10.0  # seconds after a "no"
 # What a proxy answers that blocks the Hub.
 NOT_THE_HUB = {403, 407, 502, 503, 504}
-FLAGS = {
+FLAGS = {  # the last is also the variable that a person sets
     "huggingface_hub.constants": ["HF_HUB_OFFLINE"],
     "datasets.config": ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"],
     "evaluate.config": ["HF_EVALUATE_OFFLINE"],
 }
+TRUE = ("1", "ON", "YES", "TRUE")
 _LOCK = threading.Lock()
 _before: dict[tuple[str, str], bool] = {}  # the flags that we set, as they were
 _refused = 0.0  # when the Hub did not answer
@@ -85,8 +86,9 @@ def ask_again() -> None:
         os.environ.pop("HF_HUB_OFFLINE", None)
         for module, names in FLAGS.items():
             for name in names:
-                if module in sys.modules:
-                    setattr(sys.modules[module], name, _before.get((module, name), False))
+                if module in sys.modules:  # one that was imported meanwhile is as the person set its own variable
+                    own = os.environ.get(names[-1], "").upper() in TRUE
+                    setattr(sys.modules[module], name, _before.get((module, name), own))
 
 
 @cache

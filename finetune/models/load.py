@@ -25,6 +25,7 @@ from finetune.model_folder import AGAIN, name_patterns, read_json
 from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
 from finetune.models.quantised import stored_as
+from finetune.models.templates.plain_chat import is_plain_chat
 from finetune.models.tokenizer_limits import check_growth
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
@@ -193,6 +194,8 @@ def _settle_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         tokenizer.pad_token = free or tokenizer.eos_token
         reason = "it was the same as the end token" if free else "no unused token; padding is recognised by length"
         notes.append(f"Padding token: {tokenizer.pad_token} ({reason}).")
+    if is_plain_chat(tokenizer.chat_template):
+        tokenizer.chat_template = None  # for other programs: here the model is asked as it was trained
     if not tokenizer.chat_template:
         notes.append("The tokenizer has no chat template: a plain one is used.")
     return notes

@@ -23,13 +23,20 @@ if TYPE_CHECKING:
 
 
 def complete(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, *, source: LocatedModel, base: LocatedModel | None, pad: int, chat: bool
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    source: LocatedModel,
+    base: LocatedModel | None,
+    pad: int,
+    chat: bool,
+    template: str | None = None,
 ) -> None:
     """Finish a folder of weights that came from `source`; `base` is what an adapter belongs to.
 
     `pad` is an id for padding that the model has an embedding for, `chat` whether answers were trained in the chat template. Where they end
-    with a token that the tokenizer does not call its end, that token is written down as one in both places where readers look. Raises
-    ModelError for files that cannot be read.
+    with a token that the tokenizer does not call its end, that token is written down as one in both places where readers look. `template`
+    is a chat template for other programs, where the tokenizer has none. Raises ModelError for files that cannot be read.
     """
     whole = source.home
     ends = [*ends_of(whole.folder), *ends_of(source.folder), *answer_end_ids(tokenizer)]  # a Trainer leaves the tokenizer's own only
@@ -37,7 +44,8 @@ def complete(
     end_answers_with(folder, ends, pad=pad, source=whole.folder)
     if base is not None:
         name_base(folder, *public_name(base))
-    save_tokenizer(tokenizer, tokenizer_home(source).folder, folder, end=_end_to_declare(tokenizer) if chat else None)
+    end = _end_to_declare(tokenizer) if chat else None
+    save_tokenizer(tokenizer, tokenizer_home(source).folder, folder, end=end, template=template)
 
 
 def public_name(base: LocatedModel) -> tuple[str, str | None]:

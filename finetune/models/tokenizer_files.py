@@ -21,22 +21,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONFIG, MAP, FAST = "tokenizer_config.json", "special_tokens_map.json", "PreTrainedTokenizerFast"
+TEMPLATE = "chat_template.jinja"
 # Classes that only transformers 5 has; version 4 reads the same tokenizer.json with the class that takes it as it is.
 ONLY_NEW = ("TokenizersBackend", "PythonBackend", "SentencePieceBackend", "MistralCommonBackend")
 NOT_FOR_OTHERS = ("backend", "is_local", "local_files_only")
 PROBES = ("Hello, world! 12 + 3 = 15", "  naïve\n\n\tcafé — 日本語", "say cat a?")
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path, folder: Path, *, end: str | None = None) -> None:
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, source: Path, folder: Path, *, end: str | None = None, template: str | None = None
+) -> None:
     """Write the files of `tokenizer`, which was loaded from `source`, into `folder`.
 
     `end` is the token that ends an answer, where the tokenizer has another for that: it is written down as the end if nothing else
-    changes by it. Raises ModelError for files that cannot be read.
+    changes by it. `template` is the chat template of one that has none. Raises ModelError for files that cannot be read.
     """
     for ending in dict.fromkeys((end, None)):
         if _copied(tokenizer, source, folder, ending) or _saved(tokenizer, folder, ending):
-            return
-    tokenizer.save_pretrained(folder)
+            break
+    else:
+        tokenizer.save_pretrained(folder)
+    if template is not None:
+        (folder / TEMPLATE).write_text(template, encoding="utf-8")
 
 
 def _copied(tokenizer: PreTrainedTokenizerBase, source: Path, folder: Path, end: str | None) -> bool:
@@ -46,7 +52,8 @@ def _copied(tokenizer: PreTrainedTokenizerBase, source: Path, folder: Path, end:
         return False  # a tokenizer with code of its own is more than these files
     _clear(folder)
     for name in names:
-        shutil.copyfile(source / name, folder / name)
+        if name != TEMPLATE or tokenizer.chat_template:
+            shutil.copyfile(source / name, folder / name)
     with reading(source, ModelError, hint=AGAIN):
         _settle(tokenizer, folder, end)
     return _is(tokenizer, folder, end)

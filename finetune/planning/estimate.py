@@ -23,10 +23,23 @@ from finetune.planning.expectations import expectations
 from finetune.planning.features import features_memory, features_notes, kept_bytes
 from finetune.planning.grading import grading
 from finetune.planning.known_caches import known
+from finetune.planning.making import making_seconds
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
-from finetune.planning.stages import AROUND, GRADING, HELD_OUT, MEASURING, PRACTICE, TEACHER, TRAINING, added, costs_seconds, of_measured
+from finetune.planning.stages import (
+    AROUND,
+    GRADING,
+    HELD_OUT,
+    MAKING,
+    MEASURING,
+    PRACTICE,
+    TEACHER,
+    TRAINING,
+    added,
+    costs_seconds,
+    of_measured,
+)
 from finetune.run_context import RunContext
 from finetune.system import storage
 from finetune.system.paths import typed_path
@@ -369,7 +382,8 @@ def _stages(
         seconds[TRAINING] += max(0.0, batches * shape.learning.layers * LAUNCHING[footprint.adapter] - sum(seconds.values()))
     if recipe.distillation.quantize and machine.device == "cpu":
         seconds[TRAINING] += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
-    return seconds | ({AROUND: BETWEEN} if further else {MEASURING: measuring, AROUND: STARTING})
+    around = {AROUND: BETWEEN} if further else {MEASURING: measuring, AROUND: STARTING, MAKING: making_seconds(context, facts, rate)}
+    return seconds | around
 
 
 def _rate(context: RunContext) -> float:

@@ -25,7 +25,7 @@ SECONDS = 20.0
 CLOSING = 2.0  # seconds: saving the result, its card and its report
 KILLED = "The test steps ran out of memory; the system killed them."
 FAILED = "The test steps failed; the run would fail too."
-STAGES = ("ready", "teacher", "before", "asking", "training", "after")
+STAGES = ("ready", "making", "teacher", "before", "asking", "training", "after")
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Any
 
 from finetune.planning.measure import whole_run
 
-WRITING, GRADING, TEACHER, PRACTICE = "writing rows", "grading rows", "running the teacher", "own answers"
+WRITING, GRADING, MAKING = "writing rows", "grading rows", "making the student"
+TEACHER, PRACTICE = "running the teacher", "own answers"
 TRAINING, HELD_OUT, DECIDING, MEASURING, AROUND = "training", "the held-out loss", "deciding on rounds", "measuring", "loading and saving"
-ORDER = (WRITING, GRADING, TEACHER, TRAINING, PRACTICE, HELD_OUT, DECIDING, MEASURING, AROUND)
+ORDER = (WRITING, GRADING, MAKING, TEACHER, TRAINING, PRACTICE, HELD_OUT, DECIDING, MEASURING, AROUND)
 FEWEST_PARAMETERS = 5_000_000  # a smaller model takes less than a process varies by, and its speed is that of Python
 USUAL_SECONDS = 20.0  # loading, and the rounds of a small model
-MEASURED = {"ready": AROUND, "asking": TEACHER, "training": TRAINING, "teacher": MEASURING, "before": MEASURING, "after": MEASURING}
-MEASURED |= {"closing": AROUND}
+MEASURED = {"ready": AROUND, "making": MAKING, "asking": TEACHER, "training": TRAINING, "closing": AROUND}
+MEASURED |= {"teacher": MEASURING, "before": MEASURING, "after": MEASURING}
 
 
 def of_measured(measured: Mapping[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.data.tokens.plain_in_jinja import template_for_others
 from finetune.errors import BadInput, FinetuneError, OutputExists
 from finetune.events import Notice, Recorder, Reporter
 from finetune.foreign import reading, reason
@@ -119,8 +120,9 @@ class Merged:
                 reporter.report(
                     Notice(f"In {_name(stored)} the merged model would give different answers, so it is saved in {_name(dtype)}.")
                 )
-            chat = run.known(run.data_report).get("template") == "chat"
-            complete(part, tokenizer, source=located, base=None, pad=padding_id(tokenizer, plain), chat=chat)
+            report = run.known(run.data_report)
+            asked: dict[str, Any] = {"chat": report.get("template") == "chat", "template": template_for_others(report, tokenizer)}
+            complete(part, tokenizer, source=located, base=None, pad=padding_id(tokenizer, plain), **asked)
             merging = Merging(
                 folder=str(to),
                 adapter=str(run.output_dir),

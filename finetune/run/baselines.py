@@ -1,12 +1,13 @@
 """Scores of the models a run starts from, measured once per model and rows and kept in the user's cache.
 
-before = base_scores(context, model)
+before = base_scores(context, load)
 teacher = teacher_scores(context, [teacher])     # with the states that a student is compared with
 before = student_scores(context, student, teacher.one)
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from finetune.data.tokens.system_prompt import TeacherRows
 from finetune.distillation.routes import places_of, teacher_rows
 from finetune.events import Notice
 from finetune.hardware.arithmetic import arithmetic
+from finetune.recipe import StudentSpec
 from finetune.run.loading import each_teacher, load_teacher
 from finetune.run_context import RunContext
 from finetune.training.head import head_of
@@ -44,9 +46,9 @@ def base_scores(context: RunContext, load: Callable[[], Any]) -> Scores:
 
 
 def student_scores(context: RunContext, student: Any, teacher: Scores) -> Scores:
-    """The student's scores before it learns, beside its teacher's."""
-    with context.stage("before", "Measuring the student before training"):
-        return measure(context, student, "before", teacher=teacher.states)
+    """The student's scores before it learns, beside its teacher's; the size of one that is made must be settled."""
+    title = "Measuring the student before training"
+    return _once(context, lambda: student, _student_identity(context), context.load_in, "before", title, teacher=teacher.states)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,19 @@ def _scores_of(context: RunContext, teacher: Any, number: int) -> Scores:
 def teacher_identity(context: RunContext, number: int = 0) -> str:
     """Which teacher answers: the model, and what it is told."""
     return "\n".join(filter(None, [context.teachers_located[number].identity, context.recipe.all_teachers[number].system]))
+
+
+def _student_identity(context: RunContext) -> str:
+    """Which student is beside which teachers, before it learns: one that is made is the same whenever it is made of the same rows."""
+    recipe, model = context.recipe, context.rounds[0].recipe.model
+    teachers = [each.model_dump(mode="json", exclude={"source"}) for each in recipe.all_teachers]
+    parts = {
+        "student": model.model_dump() if isinstance(model, StudentSpec) else context.located.identity,
+        "quantize": recipe.distillation.quantize and recipe.distillation.quantize.model_dump(),
+        "across_tokenizers": recipe.distillation.across_tokenizers,
+        "teachers": [[teacher_identity(context, number), each] for number, each in enumerate(teachers)],
+    }
+    return json.dumps(parts, sort_keys=True)
 
 
 def known_scores(context: RunContext, identity: str, load_in: str | None) -> Scores | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from finetune import registry
 from finetune.benchmark.harness import check_tasks, is_file, load_tasks, rows_of
-from finetune.errors import BadInput, HardwareError, RecipeError
+from finetune.errors import BadInput, HardwareError, NotHere, RecipeError
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import refuse_inside_torchrun
@@ -66,7 +66,7 @@ def find_tasks(context: RunContext) -> None:
 
 
 def check_engine(context: RunContext) -> None:
-    """Raises HardwareError for more processes than GPUs, RecipeError for a step that they cannot share, BadInput for what cannot work.
+    """Raises NotHere for more processes than GPUs, RecipeError for a step that they cannot share, BadInput for what cannot work.
 
     A run in rounds trains several times, and the other nodes train once.
     """
@@ -75,9 +75,9 @@ def check_engine(context: RunContext) -> None:
     if runtime.engine == "ray":
         registry.load("engines", "ray").check(runtime)
     elif machine.device == "cuda" and processes > machine.gpus:
-        raise HardwareError(f"{processes} processes need a GPU each, and there are {machine.gpus}.", hint="--nproc auto takes all of them.")
+        raise NotHere(f"{processes} processes need a GPU each, and there are {machine.gpus}.", hint="--nproc auto takes all of them.")
     if machine.device == "mps" and processes > 1:
-        raise HardwareError("Only one process can use this machine's GPU.", hint="Leave --nproc out, or add --device cpu.")
+        raise NotHere("Only one process can use this machine's GPU.", hint="Leave --nproc out, or add --device cpu.")
     if context.engine == "here" and processes * runtime.nodes > 1:
         raise BadInput("The engine `here` trains in one process.", hint="Use --on torchrun, or leave --on out.")
     if runtime.shard == "yes":

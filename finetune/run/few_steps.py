@@ -78,9 +78,9 @@ def _models(context: RunContext, began: float, say: Say) -> tuple[Any, list[Any]
     held = [load_teacher(context)] if context.distils else []
     if context.has_other_teacher:
         teacher = held[0]
-        model = load_trial_student(context, teacher)
+        model, made_in, making = load_trial_student(context, teacher)
         known = known_scores(context, teacher_identity(context), context.recipe.all_teachers[0].load_in)
-        say(ready=time.perf_counter() - began)
+        say(ready=time.perf_counter() - began - made_in, making=making)
         say(teacher=benchmark_seconds(context.of_teacher(0), teacher, answers=known is None) * len(context.teachers_located))
         del teacher
     else:

@@ -221,8 +221,7 @@ class LLMFineTuner:
         """The teacher in a list to take it from; of several the first, which is then let go of here: they are in memory one at a time."""
         handed = [self.load_teacher_model()]
         if len(self.context.teachers_located) > 1:
-            if self.model is None:
-                self.load_models()  # the student may be cut out of it
+            self.load_models()  # the student may be cut out of it
             self.teacher = None
         return handed
 
@@ -233,7 +232,8 @@ class LLMFineTuner:
         if self.before is None:
             if self.context.has_other_teacher:
                 self.teacher_scores = teacher_scores(self.context, self._hand_over_teacher())
-                self.before = student_scores(self.context, self.load_models(), self.teacher_scores.one)
+                student = self.load_models()  # which settles its size
+                self.before = student_scores(self.context, student, self.teacher_scores.one)
             else:
                 self.before = base_scores(self.context, self.load_models)
         return self.before

@@ -7,6 +7,7 @@ model = attach_method(context, model)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from finetune.distillation.quantised import quantise
 from finetune.distillation.self_teacher import SelfTeacher
 from finetune.distillation.starting_rate import rate_at, rate_for
 from finetune.distillation.student import make_student
+from finetune.distillation.students import passes_of
 from finetune.distillation.students.size import likely_mix
 from finetune.events import ModelReady, Notice
 from finetune.formatting import percent
@@ -119,18 +121,23 @@ def _of_first_round(context: RunContext) -> FromTeacher:
     return first.from_teacher
 
 
-def load_trial_student(context: RunContext, teacher: Any) -> Any:
-    """A student of the same size and shape, to measure the cost of a run: nothing is searched for."""
+def load_trial_student(context: RunContext, teacher: Any) -> tuple[Any, float, float]:
+    """A student of the same size and shape, to measure the cost of a run; the seconds that making it took, and making the run's own takes.
+
+    Nothing is searched for.
+    """
     if not isinstance(context.recipe.model, StudentSpec):
         model = load_base(context, role="student")
         quantised(context, model)
-        return model
-    wanted = context.recipe.model.from_teacher
+        return model, 0.0, 0.0
+    asked = wanted = context.recipe.model.from_teacher
     if wanted.size is not None:
         wanted = FromTeacher.model_validate(dict(likely_mix(teacher, wanted.size).amounts()))
+    began = time.perf_counter()
     model = make_student(teacher, wanted, context.data.train).model
+    seconds = time.perf_counter() - began
     quantised(context, model)
-    return model
+    return model, seconds, seconds * passes_of(asked.amounts()) / passes_of(wanted.amounts())
 
 
 def load_result(context: RunContext, folder: RunFolder) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from finetune.benchmark.scoring import Scores, benchmark_json
+from finetune.data.tokens.plain_in_jinja import template_for_others
 from finetune.distillation.quantised import is_quantised, settle
 from finetune.events import OwnAnswers, RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
@@ -38,8 +39,9 @@ def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
     with folder.whole_model(needed=_bytes_to_save(model)) as partial:
         context.method.save(model, partial)
         base = context.base_located if hasattr(model, "peft_config") else None
-        chat = context.data.report.template == "chat"
-        complete(partial, context.tokenizer, source=context.located, base=base, pad=padding_id(context.tokenizer, model), chat=chat)
+        report, pad = context.data.report, padding_id(context.tokenizer, model)
+        asked: dict[str, Any] = {"chat": report.template == "chat", "template": template_for_others(report.to_dict(), context.tokenizer)}
+        complete(partial, context.tokenizer, source=context.located, base=base, pad=pad, **asked)
 
 
 def final_scores(

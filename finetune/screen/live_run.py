@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from finetune.errors import Interrupted
+from finetune.errors import FinetuneError, Interrupted
 from finetune.events import Event, Notice, Reporter
 from finetune.recipe import Recipe
 from finetune.run.resume import find
@@ -68,6 +68,12 @@ def _carry_out(
             result = tuner.run()
     except KeyboardInterrupt:
         raise _stopped(tuner.folder if tuner else folder, new=new, known=known) from None
+    except FinetuneError:
+        raise  # its hint says what to do
+    except Exception as error:
+        if tuner and (saved := _saved(tuner.folder)):
+            error.add_note(saved)
+        raise
     assert tuner is not None
     show_results(tuner.recipe, result, console, upload_follows=upload_follows)
     return result
@@ -83,6 +89,17 @@ class _New:
     def report(self, event: Event) -> None:
         if not (isinstance(event, Notice) and event.text in self.shown):
             self.to.report(event)
+
+
+def _saved(folder: RunFolder) -> str:
+    """What an unexpected error leaves that the run can go on from, and the command that does; empty if there is nothing."""
+    try:
+        left = find(folder.output_dir) if folder.held else None
+    except (FinetuneError, OSError):
+        return ""
+    if left is None or (left.stage == TRAINING and not left.begun):
+        return ""
+    return f"{folder.output_dir}: {left.progress()}. Continue: {command_name()} resume {quoted(folder.output_dir)}"
 
 
 def _stopped(folder: RunFolder, *, new: bool, known: bool) -> Interrupted:

@@ -24,7 +24,9 @@ Made = TypeVar("Made")
 
 
 class TogetherTrainer(Trainer):
-    """`processes` are those that make each step together. Raises RecipeError for average_tokens_across_devices=False in several."""
+    """`processes` are those that make each step together. Raises RecipeError for average_tokens_across_devices=False in several, and
+    for DeepSpeed where each has a part of the weights.
+    """
 
     model: Any
     accelerator: Any
@@ -33,8 +35,16 @@ class TogetherTrainer(Trainer):
     whole: Whole | None = None  # once it is
 
     def create_accelerator_and_postprocess(self) -> None:
+        shared: Any = self.args.accelerator_config
+        if shared.dispatch_batches is None:  # rows of a stream: each process reads its own; sent around, all had to be of one length
+            shared.dispatch_batches = False
         super().create_accelerator_and_postprocess()
         self.processes = Processes.of(self.accelerator)
+        if getattr(getattr(self.accelerator.state, "deepspeed_plugin", None), "zero_stage", 0) == 3:
+            raise RecipeError(
+                "Stage 3 of DeepSpeed is not supported: the loss needs the whole weights of the head, of which each process has a part.",
+                hint="Cut the model with FSDP 2 (fsdp_version: 2 in the configuration of accelerate), or take another stage.",
+            )
         if self.processes.size > 1 and not self.args.average_tokens_across_devices:
             raise RecipeError(
                 "average_tokens_across_devices=False is not supported: a step is the same, however many processes make it.",

@@ -48,6 +48,10 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
             code = 130
         except FinetuneError as error:
             raise _spoken(error, kept) from None
+        except Exception as error:
+            if not hasattr(error, "__notes__") and (told := kept.told()):  # else the run can be continued, which has them all
+                error.add_note(told)
+            raise
         if farewell := kept.farewell():
             prompter.note(farewell)
         return code

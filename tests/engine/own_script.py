@@ -11,17 +11,26 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pico import pico, pico_rows
+from torch.utils.data import IterableDataset
 
 ROWS, ASKED = pico_rows(8), pico_rows(8, seed=9)
 COUNTS = (5, 6, 7, 8)  # how many of the second are evaluated: two processes take four at a time
 LAYERS = {"llama": "LlamaDecoderLayer", "qwen3": "Qwen3DecoderLayer"}
 
 
-def distilled(name: str, folder: Path, *, processes: int = 1, fsdp: bool = False) -> dict[str, Any]:
+class Stream(IterableDataset[Any]):
+    """Rows without a length, which two processes have to share all the same."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(ROWS)
+
+
+def distilled(name: str, folder: Path, *, processes: int = 1, fsdp: bool = False, streamed: bool = False) -> dict[str, Any]:
     from transformers import PrinterCallback, TrainingArguments
 
     from finetune.distillation.trainer import DistillationTrainer
@@ -30,7 +39,7 @@ def distilled(name: str, folder: Path, *, processes: int = 1, fsdp: bool = False
     quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "train_sampling_strategy": "sequential"}
     each = {"per_device_train_batch_size": 4 // processes, "per_device_eval_batch_size": 2, "max_steps": 3, "logging_steps": 1}
     arguments = TrainingArguments(str(folder), use_cpu=True, **each, **quiet, **cut)
-    trainer = DistillationTrainer(pico(name), arguments, teacher_model=pico(name, seed=3), train_dataset=ROWS)
+    trainer = DistillationTrainer(pico(name), arguments, teacher_model=pico(name, seed=3), train_dataset=Stream() if streamed else ROWS)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     told = {}
@@ -55,7 +64,7 @@ def both(job: dict[str, Any]) -> int:
         if job["fsdp"]:
             on_processors()
         folder = Path(job["folder"])
-        told = distilled(job["model"], folder, processes=2, fsdp=job["fsdp"])
+        told = distilled(job["model"], folder, processes=2, fsdp=job["fsdp"], streamed=job["streamed"])
         (folder / f"told-{rank}.json").write_text(json.dumps(told))
         code = 0
     finally:

@@ -20,7 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from finetune.errors import HardwareError, ModelError, ModelNotFound
+from finetune.errors import ModelError, ModelNotFound, NotHere
 from finetune.events import Notice, Recorder
 from finetune.hardware import machine
 from finetune.hardware.machine import Machine, inspect, torch_dtype
@@ -230,9 +230,10 @@ def test_bfloat16_must_pay_for_its_rounding() -> None:
 
 
 def test_impossible_devices_and_dtypes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(HardwareError, match="no device 'tpu'"):
+    assert NotHere.exit_code == 2
+    with pytest.raises(NotHere, match="no device 'tpu'"):
         inspect(RuntimeOptions(cache_dir=tmp_path, device="tpu"))
-    with pytest.raises(HardwareError, match="float16"):
+    with pytest.raises(NotHere, match="float16"):
         inspect(RuntimeOptions(cache_dir=tmp_path, device="cpu", dtype="float16"))
     assert torch_dtype(inspect(RuntimeOptions(cache_dir=tmp_path, device="cpu", dtype="bfloat16"))) == torch.bfloat16
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from forks import Forks
 from own_script import ASKED, distilled
+from pico import pico
+from transformers import Trainer, TrainingArguments
 
 from finetune.data.tokens.labels import learned
+from finetune.errors import RecipeError
+from finetune.training.trainer import SupervisedTrainer
 
-KINDS = [("llama", False), ("llama", True), ("qwen3", True)]  # embeddings and head are one matrix in the first
+# Model, whether it is cut, whether the rows are a stream; embeddings and head of the first are one matrix.
+KINDS = [("llama", False, True), ("llama", True, False), ("qwen3", True, True)]
 
 
-@pytest.mark.parametrize(("model", "fsdp"), KINDS)
+@pytest.mark.parametrize(("model", "fsdp", "streamed"), KINDS)
 def test_two_processes_of_a_script_train_as_one_and_count_each_row_of_an_evaluation_once(
-    model: str, fsdp: bool, forks: Forks, tmp_path: Path
+    model: str, fsdp: bool, streamed: bool, forks: Forks, tmp_path: Path
 ) -> None:
     one = distilled(model, tmp_path)
-    job = {"what": "distil_and_evaluate", "model": model, "fsdp": fsdp, "folder": str(tmp_path), "log": str(tmp_path / "log.txt")}
+    job = {"what": "distil_and_evaluate", "model": model, "fsdp": fsdp, "streamed": streamed, "folder": str(tmp_path)}
+    job["log"] = str(tmp_path / "log.txt")
     assert forks.run(job) == 0, (tmp_path / "log.txt").read_text()
     two = [json.loads((tmp_path / f"told-{rank}.json").read_text()) for rank in range(2)]
     assert {each["kind"] for each in two} == {"FSDP" if fsdp else "MULTI_CPU"}
@@ -30,3 +38,14 @@ def test_two_processes_of_a_script_train_as_one_and_count_each_row_of_an_evaluat
         tokens = [each.pop("tokens") for each in halves]
         assert sum(tokens) == whole.pop("tokens") == sum(len(learned(row)) for row in ASKED[: int(count)])
         assert halves == [pytest.approx(whole, rel=1e-6)] * 2
+
+
+def test_deepspeed_that_cuts_the_weights_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def accelerated(trainer: Any) -> None:
+        trainer.accelerator = SimpleNamespace(
+            distributed_type=SimpleNamespace(value="DEEPSPEED"), state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
+        )
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", accelerated)
+    with pytest.raises(RecipeError, match="Stage 3 of DeepSpeed is not supported"):
+        SupervisedTrainer(pico("llama"), TrainingArguments(str(tmp_path), use_cpu=True))

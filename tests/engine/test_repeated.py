@@ -102,7 +102,7 @@ def test_an_environment_that_says_nonsense_is_named(content: str, shop: Workshop
         LLMFineTuner.of_run(folder, runtime=shop.runtime)
 
 
-def test_another_number_of_threads_is_said_where_a_run_goes_on(shop: Workshop) -> None:
+def test_another_machine_is_said_where_a_run_goes_on(shop: Workshop) -> None:
     tuner = shop.tuner(shop.layer(training=TRAINING))
     tuner.reporter.reporters.append(StopAt(3))
     with pytest.raises(Interrupted):
@@ -110,11 +110,13 @@ def test_another_number_of_threads_is_said_where_a_run_goes_on(shop: Workshop) -
     path = tuner.folder.environment
     began = json.loads(path.read_text())
     assert began["machine"]["threads"] == 1
-    path.write_text(json.dumps({**began, "machine": {**began["machine"], "threads": 8}}))
+    versions = {**began["versions"], "peft": "0.1.2"}
+    path.write_text(json.dumps({**began, "versions": versions, "machine": {**began["machine"], "threads": 8, "dtype": "float8"}}))
     recorder = Recorder()
     LLMFineTuner.unfinished(tuner.folder.output_dir, reporter=recorder, runtime=shop.runtime).run()
     assert [notice.text for notice in recorder.of(Notice) if "digit" in notice.text] == [
-        "Since the run began threads 8 is now 1: it can continue, but the result will not match digit for digit."
+        f"The run began with peft 0.1.2, float8 and 8 threads, and goes on with peft {began['versions']['peft']}, "
+        f"{began['machine']['dtype']} and 1 thread: its result will not match an uninterrupted run digit for digit."
     ]
 
 

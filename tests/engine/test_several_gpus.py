@@ -90,7 +90,8 @@ def test_the_devices_share_what_the_teacher_does(
 
     def seconds(**options: object) -> float:
         runtime = RuntimeOptions(cache_dir=shop.runtime.cache_dir, **options)
-        return LLMFineTuner(recipe, runtime=runtime).plan().seconds
+        plan = LLMFineTuner(recipe, runtime=runtime).plan()
+        return plan.seconds - plan.stages["making the student"]  # which one device does
 
     several: dict[str, object] = {"nodes": 2, "rendezvous": "a:1"} if nodes == 2 else {}
     alone, together = seconds(processes=1), seconds(processes=4, **several)

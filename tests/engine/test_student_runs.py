@@ -9,12 +9,14 @@ import pytest
 import torch
 from letters import llama, tokenizer
 from transformers import AutoModelForCausalLM
-from workshop import Workshop, recorded
+from workshop import Workshop, notices, recorded
 
 from finetune.errors import RecipeError
 from finetune.events import Notice
 from finetune.publish.card import card_of
 from finetune.recipe import Recipe, read_yaml
+
+REUSED = "Measuring the student before training: reused from an earlier run on the same rows."
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,7 @@ def test_what_was_left_open_is_decided_said_and_written_down_and_the_recipe_repe
     assert planned.parameters == pytest.approx(facts["parameters"], rel=0.1)
     assert planned.speed_up
     assert planned.speed_up > 1
+    assert planned.stages["making the student"] > 0
     reporter = recorded(tuner)
     said = " ".join(notice.text for notice in reporter.of(Notice))
     assert "students of this size it is the closest" in said
@@ -50,10 +53,27 @@ def test_what_was_left_open_is_decided_said_and_written_down_and_the_recipe_repe
     assert in_words in (tuner.folder.run / "report.html").read_text()
 
     again = shop.tuner(written, {"output_dir": str(shop.folder / "again")})
-    again.run()
+    repeated = again.run()
+    assert REUSED in notices(again)
+    for part in ("before", "intervals", "generations"):
+        assert repeated.scores[part] == result.scores[part]
     one, other = (AutoModelForCausalLM.from_pretrained(tuner.folder.output_dir) for tuner in (tuner, again))
     assert all(torch.equal(weight, other.state_dict()[name]) for name, weight in one.state_dict().items())
     assert result.training["steps"] > 0
+
+
+def test_another_student_or_another_teacher_beside_it_is_measured_before_training(shop: Workshop) -> None:
+    told = {"source": str(shop.model), "system": "Answer briefly."}
+    layers = [shop.distilling(model={"from_teacher": {"layers": 2}})] * 2 + [
+        shop.distilling(model={"from_teacher": {"layers": 3}}),
+        shop.distilling(model={"from_teacher": {"layers": 2}}, teacher=told),
+    ]
+    tuners = [shop.tuner(layer) for layer in layers]
+    scores = [tuner.score_before() for tuner in tuners]
+    assert [REUSED in notices(tuner) for tuner in tuners] == [False, True, False, False]
+    assert scores[0].to_dict() == scores[1].to_dict()
+    assert scores[2].parameters > scores[0].parameters
+    assert scores[3].values["kl"] != scores[0].values["kl"]
 
 
 def test_a_rate_that_was_given_stays(shop: Workshop) -> None:

@@ -21,9 +21,10 @@ from finetune.distillation.students.closeness import Closeness
 from finetune.distillation.students.ffn import FeedForward, kept_channels
 from finetune.distillation.students.heads import kept_heads
 from finetune.distillation.students.layers import blocks_to_leave_out
+from finetune.distillation.students.size import Size
 from finetune.distillation.students.width import groups_of
 from finetune.errors import ModelError, RecipeError
-from finetune.events import Notice, Recorder
+from finetune.events import Notice, Progress, Recorder
 from finetune.recipe.settings import FromTeacher
 from finetune.training.head import head_of
 
@@ -145,6 +146,9 @@ def test_layers_alone_are_the_teachers_own_bit_for_bit() -> None:
 def test_the_size_is_met_by_the_closest_of_a_few_students_and_that_is_said() -> None:
     teacher, recorder = pico("llama", intermediate_size=320, num_hidden_layers=8), Recorder()
     made = make_student(teacher, FromTeacher(size=0.75), ROWS, reporter=recorder)
+    told = [event for event in recorder.of(Progress) if event.stage == "student"]
+    assert 0 < told[0].done < told[-1].done <= told[-1].total == Size.passes * sum(len(row["input_ids"]) for row in ROWS)
+    assert told[-1].done > 0.5 * told[-1].total
     said = recorder.of(Notice)[0].text
     measured = [float(number) for number in re.findall(r"(?:layers|channels) (\d+\.\d\d)", said)]
     assert len(measured) > 2

@@ -96,6 +96,7 @@ def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
         (["chat", "x" * 300], ["xxx", "too long"]),
         (["runs", "x" * 300], ["xxx", "too long"]),
         (["runs", "~nobodyhere"], ["~nobodyhere", "user"]),
+        (["plan", "recipe.yaml", "--device", "cpu", "--dtype", "float16"], ["--dtype float16", "cpu"]),
         (["--set", "seed=1"], ["--yes"]),
         (["--yes", "--set", "approach=distilation"], ["approach"]),
     ],

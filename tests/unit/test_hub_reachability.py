@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +121,20 @@ def test_offline_mode_that_a_person_asked_for_stays(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(reachability, "ASKED_AGAIN", 0)
     reachability.ask_again()
     assert not reachability.hub_reachable()
+
+
+@pytest.mark.parametrize("asked", ["1", "0", None])
+def test_a_library_that_was_imported_offline_is_then_as_a_person_set_it(asked: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HF_HUB_OFFLINE": None, "HF_DATASETS_OFFLINE": asked}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    for name in reachability.FLAGS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(reachability, "_before", {})
+    monkeypatch.setattr(reachability, "ASKED_AGAIN", 0)
+    reachability.go_offline()
+    datasets = SimpleNamespace(HF_HUB_OFFLINE=True, HF_DATASETS_OFFLINE=True)
+    monkeypatch.setitem(sys.modules, "datasets.config", datasets)
+    reachability.ask_again()
+    assert datasets.HF_HUB_OFFLINE is datasets.HF_DATASETS_OFFLINE is (asked == "1")

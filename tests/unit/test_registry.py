@@ -180,3 +180,20 @@ def test_scores_of_a_metric_that_has_changed_are_not_those_in_the_cache(
     file.write_text(f"{kind} Mine(): 'better'\n")
     assert key("mine") != theirs
     assert key("rouge") == ours
+
+
+def test_the_code_of_a_package_is_all_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them writes may be decided in another: a cache must not outlive either."""
+    package = tmp_path / "measures_of_mine"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "inner" / "__init__.py").write_text("")
+    (package / "inner" / "metric.py").write_text("class Metric:\n    pass\n")
+    (package / "helper.py").write_text("WEIGHT = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_outside", lambda _: {"mine": "measures_of_mine.inner.metric:Metric"})
+    before = registry.code_of("metrics", "mine")
+    assert registry.code_of("metrics", "mine") == before
+    (package / "helper.py").write_text("WEIGHT = 2\n")
+    assert registry.code_of("metrics", "mine") != before
+    assert registry.code_of("metrics", "rouge") == ""

@@ -8,13 +8,18 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 from written_run import written_run
 
 from finetune.errors import Interrupted
-from finetune.run_folder import TRAINING
-from finetune.screen.live_run import _stopped
+from finetune.events import Fanout
+from finetune.run.finetuner import LLMFineTuner
+from finetune.run_folder import BENCHMARK, TRAINING
+from finetune.screen.live_run import _carry_out, _stopped
 from finetune.system.stopping import CTRL_C, ENDED, LOST, Ended, ended_like_ctrl_c, no_interrupt_lost, on_signals, until_ctrl_c
 
 
@@ -133,6 +138,25 @@ def test_a_signal_before_the_first_step_leaves_no_empty_run(tmp_path: Path) -> N
     folder.release()
     assert "nothing was saved" in _stopped(folder, new=True, known=False).message
     assert not folder.output_dir.exists()
+
+
+@pytest.mark.parametrize(("stage", "said"), [(TRAINING, None), (BENCHMARK, "trained; benchmark not run yet")])
+def test_an_error_that_nobody_foresaw_names_the_command_that_goes_on_from_what_is_saved(
+    stage: str, said: str | None, tmp_path: Path
+) -> None:
+    folder = written_run(tmp_path / "begun")
+    folder.write_stage(stage)
+    folder.claim()
+    folder.release()
+    command = f"finetune-cli resume {folder.output_dir}"
+
+    def breaks(_: object) -> LLMFineTuner:
+        tuner: Any = SimpleNamespace(folder=folder, reporter=Fanout(), run=lambda: 1 / 0)
+        return cast(LLMFineTuner, tuner)
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        _carry_out(folder, breaks, Console(quiet=True), False, show_plan=True)
+    assert getattr(raised.value, "__notes__", []) == ([f"{folder.output_dir}: {said}. Continue: {command}"] if said else [])
 
 
 def test_windows_has_no_sighup() -> None:

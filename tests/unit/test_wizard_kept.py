@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from wizard_answers import BACK, Listening, enter_all_the_way, here
 
+from finetune.cli import main
 from finetune.errors import DatasetError, DiskFull, FinetuneError, Interrupted, TrainingError
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
@@ -250,6 +251,32 @@ def test_an_error_of_the_run_is_the_last_on_the_screen_and_names_the_way_back(mo
     assert rest[0].endswith("answers are kept. To continue with them, in this folder:")
     assert rest[1:] == ["finetune-cli"]
     assert not any("are kept" in shown for shown in prompter.shown)
+
+
+@pytest.mark.parametrize("note", ["", "mine: step 3 of 8, saved 2 minutes ago. Continue: finetune-cli resume mine"])
+def test_an_error_that_nobody_foresaw_ends_with_what_can_be_continued(
+    note: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        error = RuntimeError("boom")
+        if note:  # of a run that can be resumed, which has all the answers
+            error.add_note(note)
+        raise error
+
+    leave("training.batch_size")
+    monkeypatch.setattr(conversation, "_prompter", lambda *_: enter_all_the_way(unfinished="answers"))
+    monkeypatch.setattr(conversation, "_carry_out", breaks)
+    monkeypatch.setattr(conversation, "agree", lambda _, __, kept, earlier: kept.keep(earlier.answers, [], {}) or Recipe.from_layers({}))
+    monkeypatch.setattr("finetune.command_line.commands.wizard", lambda _: conversation.run_wizard(runtime=RuntimeOptions, plain=True))
+    assert main([]) == 1
+    said, debug, *rest = capsys.readouterr().err.splitlines()
+    assert said == "Unexpected error: RuntimeError: boom"
+    assert debug.endswith("--debug to see where it happened.")
+    if note:
+        assert rest == [note]
+    else:
+        assert rest[0].endswith("answers are kept. To continue with them, in this folder:")
+        assert rest[1:] == ["finetune-cli"]
 
 
 # The question before STEP 0.

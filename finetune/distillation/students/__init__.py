@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Build = Callable[[Any], Any]  # from a configuration to a model
 Rows = Iterable[Mapping[str, Any]]  # with `input_ids`
+CALIBRATION_TOKENS = 1024  # of the rows, which the makers of students look at
 READY_MADE = "Choose a ready-made student: --set model=MODEL"
 
 
@@ -48,8 +49,15 @@ def planned_student(config: Any, amounts: Iterable[tuple[str, float]], build: Bu
     return config
 
 
+def passes_of(amounts: Iterable[tuple[str, float]]) -> int:
+    """How often models are run over the calibration rows, at most, to make a student in several ways."""
+    return sum(registry.load("students", name).passes for name, _ in amounts)
+
+
 class StudentMaker(Protocol):
     """A way to make a model smaller. `amount` is what the recipe says under its key: mostly a count, or a share below 1.
+
+    `passes` says how often, at most, it runs a model over the calibration rows.
 
     Both raise RecipeError for an amount that cannot be, and ModelError for an architecture of which no such student can be made: a saved
     student must be what its own configuration describes. `make` leaves the teacher as it was, and shares no weight with it.
@@ -57,6 +65,7 @@ class StudentMaker(Protocol):
 
     title: str
     summary: str
+    passes: int
 
     def planned(self, config: Any, amount: float, build: Build) -> Any: ...
 

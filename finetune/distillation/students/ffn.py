@@ -19,6 +19,7 @@ WHAT = "feed-forward part"
 class FeedForward:
     title = "Narrower layers"
     summary = "closest: all layers stay, with fewer channels in their feed-forward parts"
+    passes = 1
 
     def planned(self, config: Any, amount: float, build: Build) -> Any:
         """Builds the model twice without weights."""

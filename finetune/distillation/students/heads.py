@@ -21,6 +21,7 @@ WHAT = "attention"
 class Heads:
     title = "Fewer attention heads"
     summary = "all layers stay, with fewer heads in each"
+    passes = 1
 
     def planned(self, config: Any, amount: float, build: Build) -> Any:
         """Builds the model twice without weights."""

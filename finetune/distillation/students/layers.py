@@ -24,6 +24,7 @@ PLACES = {"layer_idx", "layer_id"}  # what modules call the number of their laye
 class Layers:
     title = "Fewer layers"
     summary = "fastest: a block of layers is left out"
+    passes = 1
 
     def planned(self, config: Any, amount: float, build: Build) -> Any:
         from finetune.distillation.cutting import first_cut, kept_layers

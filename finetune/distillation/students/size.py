@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from finetune.distillation.students.layers import Block
 
-MEASURED = 5  # students; each takes a few seconds
+MEASURED = 5  # students, at most; each takes a few seconds
 OFF = 0.02  # of the parameters: how far a student may be from the size that was asked for, if half a layer is not more
 
 
 class Size:
     title = "Best mix"
     summary = "fewer and narrower layers, whichever mix of them measures closest"
+    passes = 2 + 2 * MEASURED  # the teacher's twice, and of each student one that narrows it and its own
 
     def planned(self, config: Any, amount: float, build: Build) -> Any:
         """The configuration of the mix in the middle: which one it will be is measured when the student is made."""
