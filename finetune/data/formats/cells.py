@@ -89,11 +89,12 @@ def as_text(value: Any, column: str) -> str:
 
 
 def optional_text(row: dict[str, Any], column: str | None) -> list[str]:
-    """The cell of a column that a row, or the whole source, may lack: one text that is not blank, or none."""
+    """The cell of a column that a row, or the whole source, may lack: its texts that are not blank, of which a list has several."""
     if column is None or is_missing(row.get(column)):
         return []
-    text = as_text(row[column], column)
-    return [text] if text.strip() else []
+    cell = row[column]
+    texts = cell if isinstance(cell, list) and all(isinstance(text, str) for text in cell) else [as_text(cell, column)]
+    return [text for text in texts if text.strip()]
 
 
 def joined(first: str, more: Sequence[str]) -> str:

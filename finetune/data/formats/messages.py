@@ -32,7 +32,10 @@ class Messages:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Messages | None:
-        column = next((found for name in NAMES if (found := find_column(columns, name)) and _has_turns(found, sample)), None)
+        there = [found for name in NAMES if (found := find_column(columns, name)) and _has_turns(found, sample)]
+        if find_column(columns, "question") and find_column(columns, "answer", "answers"):
+            there = [column for column in there if not any(_are_texts(row.get(column)) for row in sample)]  # what is asked about
+        column = there[0] if there else None
         if column is None and (found := find_column(columns, "data")) and _has_pairs_of_texts(found, sample):
             column = found  # UltraChat
         return None if column is None else cls(column, Beside.find(columns, sample, [column], history=False))

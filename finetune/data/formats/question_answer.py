@@ -38,7 +38,7 @@ class QuestionAnswer:
             answer = worked  # and not the number at its end
         if question is None or answer is None:
             return None
-        context = find_column(columns, "context", "passage")
+        context = find_column(columns, "context", "passage", "contexts", "passages", "retrieved_contexts")
         return cls(question, answer, context, Beside.find(columns, sample, [question, answer, context], reasoning=True))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
