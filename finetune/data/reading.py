@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import registry
 from finetune.data.builtin import open_builtin
-from finetune.data.files import looks_local
+from finetune.data.files import holds_files, looks_local
 from finetune.data.formats.cells import Record, is_blank, is_blank_row
 from finetune.data.hashes import hashes
 from finetune.data.left_out import LeftOut, left_out_sentences
@@ -47,7 +47,6 @@ from finetune.foreign import LONGEST, reading, reason
 from finetune.recipe import DatasetSpec
 from finetune.recipe.settings import cell_text
 from finetune.runtime import RuntimeOptions
-from finetune.system.paths import typed_path
 from finetune.system.shell import quoted
 from finetune.system.storage import cache_folder, digest
 
@@ -179,7 +178,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
             reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name, prompts=prompts)
     except UnknownFormat as error:
         unread = [note for note in origin.notes if note.startswith("Not read in")]  # what was meant may be there
-        others = f"To read them: --set {quoted('dataset.data_files=*.ENDING')}" if unread and typed_path(spec.source).is_dir() else ""
+        others = f"To read them: --set {quoted('dataset.data_files=*.ENDING')}" if unread and holds_files(spec.source) else ""
         raise UnknownFormat(error.message, hint=" ".join(filter(None, [error.hint, *unread, others]))) from None
     left = LeftOut(reader.format, reader.columns, reader.all_columns)
     facts = RowFacts(origin.name, origin.pinned, reader.format.name, reader.columns, [], [], 0, 0, 0, 0, [], list(origin.notes))

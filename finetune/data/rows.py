@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from finetune.errors import BadRow, EmptyDataset, UnknownFormat
 from finetune.foreign import COLUMNS, HELD
 from finetune.formatting import counted
+from finetune.system.shell import quoted
 
 SETTINGS = "in which nothing looks like rows"
 KEPT_SKIPPED = 1000  # skipped records that are listed one by one; all are counted
@@ -179,6 +180,16 @@ def _way_out(reason: str) -> str:
     return "Correct these rows, or check that the content of the file matches its extension."
 
 
+def _without(useless: str, files: Sequence[str]) -> str:
+    """How to read `files` without one that has no rows: those of a .zip can be chosen inside it."""
+    archive, inside, _ = useless.partition("/")
+    others = [name.removeprefix(f"{archive}/") for name in files]
+    if not inside or not all(name.startswith(f"{archive}/") for name in files):
+        return "Name only the files or the folder with rows, several with commas between them."
+    chosen = others[0] if len(others) == 1 else f"[{', '.join(others)}]"
+    return f"Read only the others: --set {quoted(f'dataset.data_files={chosen}')}"
+
+
 def _lines(numbers: Iterable[int]) -> str:
     """Where rows are; a .json file may have all of them in one line."""
     different = list(dict.fromkeys(numbers))
@@ -195,8 +206,7 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
     useless = list(dict.fromkeys(row.file for row in listed))
     if files and not set(useless) & set(files):
         of = useless[0] if len(useless) == 1 else f"{useless[0]} and {counted(len(useless) - 1, 'other file')}"
-        unpack = "Unpack it, and name" if "/" in useless[0] else "Name"  # a member of a .zip
-        hint = f"No row of {of} can be used. {unpack} only the files or the folder with rows, several with commas between them."
+        hint = f"No row of {of} can be used. {_without(useless[0], files)}"
     if skipped >= read:  # nothing would be left
         by_template = "chat template" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."

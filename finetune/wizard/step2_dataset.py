@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.data.endings import KINDS, ending_of, is_record_file
-from finetune.data.files import looks_local, named_files, nearest_name
+from finetune.data.endings import ARCHIVE, KINDS, ending_of, is_record_file
+from finetune.data.files import find_files, looks_local, named_files, nearest_name
 from finetune.data.formats import wordy
 from finetune.data.formats.text import other_reading
 from finetune.errors import DatasetError, RecipeError
@@ -279,8 +280,17 @@ def _fresh(draft: Draft, source: str, config: str | None = None) -> Draft:
 
 def _files_here() -> list[str]:
     """Data files in the working folder: the person probably came for them."""
-    found = [path for path in sorted(Path().iterdir()) if is_record_file(path.name) and ending_of(path.name) != ".json" and path.is_file()]
-    return [str(path) for path in found[:3]]  # a .json is a program's settings more often than not
+    found = (path for path in sorted(Path().iterdir()) if path.is_file() and _is_offered(path))
+    return [str(path) for path in islice(found, 3)]
+
+
+def _is_offered(path: Path) -> bool:
+    if path.suffix.lower() != ARCHIVE:
+        return is_record_file(path.name) and ending_of(path.name) != ".json"  # a program's settings more often than not
+    try:
+        return any(is_record_file(file.name) for file in find_files(str(path), None, "train")[0])
+    except DatasetError:
+        return False
 
 
 def _file_problem(text: str, here: HostInfo) -> str | None:

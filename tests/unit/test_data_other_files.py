@@ -129,7 +129,7 @@ def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
         read(tmp_path / "columns.json")
 
 
-def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path: Path) -> None:
+def test_an_archive_in_an_archive_and_a_part_without_rows_say_what_to_do(tmp_path: Path) -> None:
     users = [{"id": 1, "name": "Ann"}]
     rows = [{"question": question, "answer": answer} for question, answer in ROWS]
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
@@ -139,7 +139,7 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
         archive.write(tmp_path / "export.zip", "part.zip")
     for name, hint in (
         ("outer", "Unpack it, and give the folder."),
-        ("export", "No row of export.zip/users.json can be used. Unpack it,"),
+        ("export", "No row of export.zip/users.json can be used. Read only the others: --set dataset.data_files=rows.json"),
     ):
         with pytest.raises(DatasetError) as refused:
             read(tmp_path / f"{name}.zip")
