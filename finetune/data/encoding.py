@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import TextIO
 
 from finetune.data.endings import READABLE
@@ -26,6 +27,8 @@ FEWEST_WORDS, FEWEST_LETTERS = 2, 3  # that cp1252 would read otherwise
 WORD = re.compile(r"[^\W\d_]{2,}")
 OTHER = re.compile("[\u0370-\u1dff]+")  # letters of Greek, Cyrillic, Hebrew, Arabic, Thai
 MIXED = re.compile("[A-Za-z][\u0370-\u1dff]+|[\u0370-\u1dff]+[A-Za-z]")  # with ours in one word: the guess is wrong
+BEYOND_ASCII = re.compile(r"[^\s,;|\"]*[^\s\x00-\x7f][^\s,;|\"]*")
+SHOWN_WORDS, LONGEST_WORD = 3, 20  # characters
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
 
@@ -77,6 +80,19 @@ def detect(file: DataFile, told: str | None = None) -> str:
     if sample.startswith(tuple(BINARY_STARTS)) or _control_share(sample) > 0.1:
         raise UnknownFormat(f"{file.name} is a binary file, not text.", hint=READABLE)
     return _narrow(start, blocks)
+
+
+def words_beyond_ascii(file: DataFile, encoding: str) -> list[str]:
+    """The first words with other letters than English has, by which a person can judge an encoding."""
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    found: dict[str, None] = {}
+    for block in file.blocks():
+        text = decoder.decode(block)
+        if not text.isascii():
+            found |= dict.fromkeys(islice(BEYOND_ASCII.findall(text), SHOWN_WORDS))
+        if len(found) >= SHOWN_WORDS:
+            break
+    return [word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…" for word in islice(found, SHOWN_WORDS)]
 
 
 def _narrow(start: bytes, rest: Iterator[bytes]) -> str:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune.data.encoding import detect
+from finetune.data.encoding import detect, words_beyond_ascii
 from finetune.data.files import SHOWN_FILES, DataFile, find_files, listed
 from finetune.data.readers import read_file
 from finetune.data.rows import Origin, Row, SkippedRow
@@ -36,7 +36,9 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
         so_read = [file for file in unusual if unusual[file] == encoding]
         verb = "are" if len(so_read) > 1 else "is"
         other = " To correct wrong letters: --set dataset.encoding=NAME" if spec.encoding is None else ""
-        notes.append(f"{listed(so_read)} {verb} read as {encoding}.{other}")
+        words = words_beyond_ascii(so_read[0], encoding)
+        such = f", with words such as {', '.join(words)}" if words else ""
+        notes.append(f"{listed(so_read)} {verb} read as {encoding}{such}.{other}")
     prose = any(file.kind.prose for file in files)
 
     def records() -> Iterator[Row | SkippedRow]:

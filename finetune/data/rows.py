@@ -162,6 +162,7 @@ def no_rows(
 
 
 OF_PARTS = re.compile(r"column (\S+) has an object, not text$")
+NO_UNICODE = "not valid Unicode"
 ROLES_KNOWN = "known are system, user, assistant and tool"
 
 
@@ -171,8 +172,8 @@ def _way_out(reason: str) -> str:
         return "Give every message a role: assistant for answers to learn, user for the rest."
     if "only text can be trained on" in reason:
         return "Give rows of text without images, audio or video."
-    if reason.endswith("not valid Unicode"):
-        return "Its text encoding may be another one: --set dataset.encoding=NAME, such as mac_roman or cp850."
+    if reason.endswith(NO_UNICODE):
+        return "Its text encoding may be another one: --set dataset.encoding=NAME, such as cp850 (DOS) or mac_roman (older Macs)."
     if found := OF_PARTS.search(reason):
         return f"Name the part you mean: --set dataset.columns.completion={found[1]}.PART (or prompt, or text)."
     if reason.endswith(SETTINGS):
@@ -207,7 +208,9 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
     if files and not set(useless) & set(files):
         of = useless[0] if len(useless) == 1 else f"{useless[0]} and {counted(len(useless) - 1, 'other file')}"
         hint = f"No row of {of} can be used. {_without(useless[0], files)}"
-    if skipped >= read:  # nothing would be left
+    if all(row.reason.endswith(NO_UNICODE) for row in listed):
+        hint = _way_out(NO_UNICODE)
+    elif skipped >= read:  # nothing would be left
         by_template = "chat template" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."
     return TooManyBadRows(f"{skipped} of {read} rows cannot be used ({first}{more}).", hint=hint, share=enough)

@@ -174,7 +174,9 @@ def test_letters_of_old_encodings_are_told_by_the_language_they_make(tmp_path: P
     (tmp_path / "rows.csv").write_bytes(("question;answer\n" + "".join(f"{asked};{said}\n" for asked, said in rows)).encode(encoding))
     found = read(tmp_path / "rows.csv")
     assert learned(found) == rows
-    assert found.facts.notes == [f"rows.csv is read as {encoding}. To correct wrong letters: --set dataset.encoding=NAME"]
+    (note,) = found.facts.notes
+    assert note.startswith(f"rows.csv is read as {encoding}, with words such as ")
+    assert note.endswith(". To correct wrong letters: --set dataset.encoding=NAME")
 
 
 def test_a_few_words_of_another_language_tell_its_encoding_among_english_rows(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_few_words_of_another_language_tell_its_encoding_among_english_rows(tm
     (tmp_path / "rows.jsonl").write_bytes((plain + told).encode("cp1254"))
     found = read(tmp_path / "rows.jsonl")
     assert learned(found)[-30:] == rows
-    assert found.facts.notes == ["rows.jsonl is read as cp1254. To correct wrong letters: --set dataset.encoding=NAME"]
+    assert found.facts.notes[0].startswith("rows.jsonl is read as cp1254, with words such as Siparişim, öğrenebilir, Lütfen. To correct ")
 
 
 WORDS = "Wo ist die Größe? Übergröße liegt für Sie bereit, schöne Grüße."
@@ -193,7 +195,11 @@ WORDS = "Wo ist die Größe? Übergröße liegt für Sie bereit, schöne Grüße
 
 def test_letters_that_no_encoding_has_lead_to_the_encoding(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(("question;answer\n" + f"{WORDS};{WORDS}\n" * 5).encode("cp850"))
-    with pytest.raises(BadRow, match="not valid Unicode") as refused:
-        read(tmp_path / "rows.csv")
-    assert "--set dataset.encoding=NAME, such as mac_roman or cp850" in str(refused.value.hint)
+    (tmp_path / "some.csv").write_bytes(("question;answer\nHello?;Hi.\n" + f"{WORDS};{WORDS}\n" * 5).encode("cp850"))
+    for name in ("rows.csv", "some.csv"):
+        with pytest.raises(BadRow, match="not valid Unicode") as refused:
+            read(tmp_path / name)
+        assert refused.value.hint == (
+            "Its text encoding may be another one: --set dataset.encoding=NAME, such as cp850 (DOS) or mac_roman (older Macs)."
+        )
     assert learned(read(tmp_path / "rows.csv", encoding="cp850")) == [(WORDS, WORDS)] * 5
