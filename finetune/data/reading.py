@@ -199,7 +199,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
                     if reader.widen(values):
                         left.read_by(reader.format, reader.columns, reader.all_columns)
                     record = reader.record(values)
-                    _check_characters(record)
+                    check_characters(record)
                     left.look(values, record["messages"])
                 except NotWanted as problem:
                     not_wanted[str(problem)] += 1
@@ -235,8 +235,8 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     return facts
 
 
-def _check_characters(record: Record) -> None:
-    """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON. Some texts are too long."""
+def check_characters(record: Record) -> None:
+    """Raises RowProblem for half of a surrogate pair, which marks bytes of another encoding or a broken escape in JSON, and for long texts."""
     if sum(len(turn["content"]) for turn in record["messages"]) > LONGEST:
         raise RowProblem(f"text of more than {LONGEST:,} characters")
     try:
