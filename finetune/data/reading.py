@@ -236,7 +236,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
 
 
 def check_characters(record: Record) -> None:
-    """Raises RowProblem for half of a surrogate pair, which marks bytes of another encoding or a broken escape in JSON, and for long texts."""
+    """Raises RowProblem for a text that is too long, or has half of a surrogate pair: bytes of another encoding, or a broken escape."""
     if sum(len(turn["content"]) for turn in record["messages"]) > LONGEST:
         raise RowProblem(f"text of more than {LONGEST:,} characters")
     try:
