@@ -54,6 +54,7 @@ CONVERTED = {
     **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pptx", ".pages", ".html", ".htm", ".mhtml", ".gdoc", ".enex", ".one"), _TEXT),
     **dict.fromkeys((".epub", ".mobi", ".azw3", ".fb2", ".tex", ".rst", ".org", ".adoc"), _PANDOC),
     **dict.fromkeys((".srt", ".vtt", ".ass", ".ssa", ".sub", ".sbv", ".lrc"), "Copy its text without the times into a .txt file."),
+    **dict.fromkeys((".apkg", ".colpkg"), "In Anki: File, Export, Notes in Plain Text (.txt)."),
     ".ipynb": "Convert it with `jupyter nbconvert --to markdown`, and give the .md files.",
     **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".sql"), "Export its table as CSV."),
     **dict.fromkeys((".bib", ".ris"), "In the program it comes from, such as Zotero, export as CSV."),
@@ -65,7 +66,7 @@ CONVERTED = {
     **dict.fromkeys((".tab", ".psv"), _renamed(".csv")),
     ".parq": _renamed(".parquet"),
     ".feather": _renamed(".arrow"),
-    ".text": _renamed(".txt"),
+    **dict.fromkeys((".text", ".log"), _renamed(".txt")),
 }
 OTHERWISE = "If it is text, copy it to a file that ends in .txt."
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # behind any of them, to what pyarrow calls it

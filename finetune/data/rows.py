@@ -161,7 +161,7 @@ def no_rows(
     return BadRow(f"{first.file}: no row can be used; for example line {first.line}: {first.reason}.", hint=_way_out(first.reason))
 
 
-OF_PARTS = re.compile(r"column (\S+) has an object, not text$")
+OF_PARTS = re.compile(r"column (\S+) has an object \(([^,)]+).*\), not text$")
 NO_UNICODE = "not valid Unicode"
 ROLES_KNOWN = "known are system, user, assistant and tool"
 
@@ -175,7 +175,10 @@ def _way_out(reason: str) -> str:
     if reason.endswith(NO_UNICODE):
         return "Its text encoding may be another one: --set dataset.encoding=NAME, such as cp850 (DOS) or mac_roman (older Macs)."
     if found := OF_PARTS.search(reason):
-        return f"Name the part you mean: --set dataset.columns.completion={found[1]}.PART (or prompt, or text)."
+        columns = "--set dataset.columns.prompt=NAME --set dataset.columns.completion=NAME"
+        return f"Name the columns, and of this one the part you mean, such as {found[1]}.{found[2]}: {columns}"
+    if reason.endswith("has a list, not text"):
+        return "Put the one text of it that is to be learned in its place."
     if reason.endswith(SETTINGS):
         return "Give a list of records, or one JSON object per line (.jsonl)."
     return "Correct these rows, or check that the content of the file matches its extension."

@@ -113,6 +113,15 @@ SHAPES: dict[str, Shape] = {
     "prompt and completion as lists": Shape(
         lambda n: {"prompt": [s("s"), u(f"q{n}")], "completion": [a(f"a{n}")]}, lambda n: [s("s"), *ASKED(n)]
     ),
+    "texts alone in lists and objects": Shape(
+        lambda n: (
+            {"prompt": [f"q{n}"], "completion": [f"a{n}"]} if n % 2 else {"prompt": {"text": f"q{n}"}, "completion": {"text": f"a{n}"}}
+        ),
+        ASKED,
+    ),
+    "what an API was asked and answered": Shape(
+        lambda n: {"input": {"messages": [u(f"q{n}")]}, "output": {"choices": [{"index": 0, "message": a(f"a{n}")}]}}, ASKED
+    ),
     "summaries": Shape(lambda n: {"id": n, "dialogue": f"q{n}", "summary": f"a{n}"}, ASKED, ("id",)),
     "FLAN": Shape(lambda n: {"inputs": f"q{n}", "targets": f"a{n}", "task": "x"}, ASKED, ("task",)),
     # Text

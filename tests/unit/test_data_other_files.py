@@ -123,10 +123,11 @@ def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
     found = read(tmp_path / "faq.json")
     assert learned(found) == ROWS
     assert found.facts.notes == ["Rows under all headings of faq.json are read, and the headings are not learned: orders (1), returns (2)."]
-    said = {"question": [{"text": "Where?"}] * 2, "answer": [{"text": "Here."}] * 2}  # which are columns
+    said = {"question": [{"text": "Where?", "id": 1}] * 2, "answer": [{"text": "Here.", "id": 1}] * 2}  # which are columns
     (tmp_path / "columns.json").write_text(json.dumps(said))
-    with pytest.raises(BadRow, match="column question has an object"):
+    with pytest.raises(BadRow, match=r"column question has an object \(text, id\), not text") as refused:
         read(tmp_path / "columns.json")
+    assert str(refused.value.hint).startswith("Name the columns, and of this one the part you mean, such as question.text: --set ")
 
 
 def test_an_archive_in_an_archive_and_a_part_without_rows_say_what_to_do(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any, TypedDict
 
 from finetune.data.rows import RowProblem
 
+SHOWN = 4  # parts of an object
+
 
 class Turn(TypedDict):
     role: str  # system, user, assistant, tool; "text" for a plain document
@@ -74,17 +76,25 @@ def is_blank_row(row: Mapping[str, Any]) -> bool:
     return all(map(is_empty, row.values()))
 
 
+def only_text(value: Any) -> str | None:
+    """The text that is alone in a list or an object, such as ["Oslo"] or {"answer": "Oslo"}; None elsewhere."""
+    inside = list(value.values()) if isinstance(value, dict) else value
+    return str(inside[0]) if isinstance(inside, list) and len(inside) == 1 and isinstance(inside[0], str) else None
+
+
 def as_text(value: Any, column: str) -> str:
     """A cell as text: numbers and truth values as JSON writes them; raises RowProblem for a missing or nested cell."""
     if isinstance(value, str):
         return str(value)
+    if (alone := only_text(value)) is not None:
+        return alone
     if is_missing(value):
         raise RowProblem(f"column {column} is missing")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple | dict | bytes):
-        kind = "bytes" if isinstance(value, bytes) else "an object" if isinstance(value, dict) else "a list"
-        raise RowProblem(f"column {column} has {kind}, not text")
+        object = f"an object ({', '.join(map(str, list(value)[:SHOWN]))})" if isinstance(value, dict) else "a list"
+        raise RowProblem(f"column {column} has {'bytes' if isinstance(value, bytes) else object}, not text")
     return str(value)
 
 
