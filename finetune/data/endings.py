@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 KINDS = {
     ".jsonl": Kind("json_file"),
     ".ndjson": Kind("json_file"),
-    ".json": Kind("json_file", version="2"),
+    ".json": Kind("json_file", version="3"),
     ".csv": Kind("delimited", version="3"),
     ".tsv": Kind("delimited", version="3"),
     ".xlsx": Kind("excel", text=False, version="2"),

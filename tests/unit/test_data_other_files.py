@@ -130,6 +130,18 @@ def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
     assert str(refused.value.hint).startswith("Name the columns, and of this one the part you mean, such as question.text: --set ")
 
 
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_questions_about_paragraphs_are_rows_with_their_paragraph(tmp_path: Path, wrapped: bool) -> None:
+    asked = [{"id": "1", "question": q, "answers": [{"text": a, "answer_start": 0}, {"text": "x", "answer_start": 2}]} for q, a in ROWS]
+    paragraphs = [{"context": "Orders.", "qas": asked[:1]}, {"context": "More.", "qas": [*asked[1:], {"question": "?", "answers": []}]}]
+    articles = [{"title": "Shop", "paragraphs": paragraphs}] * 2
+    (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles} if wrapped else articles))
+    found = read(tmp_path / "squad.json", bad_rows=0.5)
+    assert learned(found) == [(f"{'More.' if n else 'Orders.'}\n\n{q}", a) for n, (q, a) in enumerate(ROWS)] * 2
+    assert (found.facts.read, found.facts.skipped_rows[0].reason) == (8, "column answers has no answer")
+    assert {"title", "id", "answers after the first"} <= set(found.facts.ignored_text)
+
+
 def test_an_archive_in_an_archive_and_a_part_without_rows_say_what_to_do(tmp_path: Path) -> None:
     users = [{"id": 1, "name": "Ann"}]
     rows = [{"question": question, "answer": answer} for question, answer in ROWS]

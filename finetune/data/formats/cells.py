@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypedDict
 
+from finetune.data.json_values import Number
 from finetune.data.rows import RowProblem
 
 SHOWN = 4  # parts of an object
@@ -79,7 +80,9 @@ def is_blank_row(row: Mapping[str, Any]) -> bool:
 def only_text(value: Any) -> str | None:
     """The text that is alone in a list or an object, such as ["Oslo"] or {"answer": "Oslo"}; None elsewhere."""
     inside = list(value.values()) if isinstance(value, dict) else value
-    return str(inside[0]) if isinstance(inside, list) and len(inside) == 1 and isinstance(inside[0], str) else None
+    if not isinstance(inside, list) or len(inside) != 1 or not isinstance(inside[0], str) or isinstance(inside[0], Number):
+        return None
+    return str(inside[0])
 
 
 def as_text(value: Any, column: str) -> str:

@@ -17,6 +17,7 @@ from finetune.data.formats import is_known
 from finetune.data.formats.messages import NAMES
 from finetune.data.formats.turns import ROLES
 from finetune.data.json_values import DECODER, Number
+from finetune.data.readers.articles import rows_in
 from finetune.data.readers.json_lines import parse_lines, reason_of
 from finetune.data.rows import SETTINGS, Row, SkippedRow
 from finetune.errors import BadRow
@@ -112,7 +113,8 @@ def read_list(window: Window) -> Iterator[Row | SkippedRow]:
             yield Row({"messages": turns}, window.name, head[0][1])
             return
     for item, line in chain(head, items):
-        yield _as_row(item, window.name, line)
+        for each in rows_in(item):
+            yield _as_row(each, window.name, line)
 
 
 def read_document(window: Window, spec: DatasetSpec) -> Iterator[Row | SkippedRow]:
@@ -129,7 +131,7 @@ def read_document(window: Window, spec: DatasetSpec) -> Iterator[Row | SkippedRo
     if records is None:
         keys = f"{', '.join(list(document)[:SHOWN_KEYS])}{' ...' if len(document) > SHOWN_KEYS else ''}"
         yield SkippedRow(window.name, 1, f"one object with the keys {keys}, {SETTINGS}" if document else "an empty object")
-    for number, item in enumerate(records or (), start=1):
+    for number, item in enumerate(chain.from_iterable(map(rows_in, records or ())), start=1):
         yield _as_row(item, window.name, number)
 
 
