@@ -28,6 +28,10 @@ WORD = re.compile(r"[^\W\d_]{2,}")
 OTHER = re.compile("[\u0370-\u1dff]+")  # letters of Greek, Cyrillic, Hebrew, Arabic, Thai
 MIXED = re.compile("[A-Za-z][\u0370-\u1dff]+|[\u0370-\u1dff]+[A-Za-z]")  # with ours in one word: the guess is wrong
 BEYOND_ASCII = re.compile(r"[^\s,;|\"]*[^\s\x00-\x7f][^\s,;|\"]*")
+# Signs that nobody writes between two letters; dashes, quotes and apostrophes people do.
+SIGN_INSIDE = re.compile("[^\\W\\d_][‚„ƒ†‡ˆ‰‹›˜™•¡-©¬®-±²³´¶¸¹¼½¾¿×÷\ufffd]+[^\\W\\d_]")
+FEWEST_BROKEN = 3
+OLDER = ("cp437", "cp850", "cp852", "cp866", "mac_roman", "mac_latin2", "mac_cyrillic")
 SHOWN_WORDS, LONGEST_WORD = 3, 20  # characters
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
@@ -118,17 +122,40 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
 
 
 def _old_page(text: bytes) -> str:
-    """The code page that makes words of a language: Windows' and what the web has; those of DOS and the Mac are told too rarely."""
+    """The code page that makes words of a language: Windows' and what the web has; those of DOS and the Mac where these make none."""
     import chardet
 
     first = next(index for index, byte in enumerate(text) if byte > 0x7F)
     sample = text[max(0, first - SAMPLE // 2) : first + SAMPLE]
     guess = chardet.detect(sample, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True, compat_names=False)["encoding"]
     if guess is None or guess.startswith(("ascii", "utf")):
-        return WINDOWS
+        return _older(sample, WINDOWS)
     letters = sample.decode(guess, "ignore")
     unlikely = 2 * len(MIXED.findall(letters)) > len(OTHER.findall(letters))
-    return WINDOWS if unlikely or not _is_a_language(letters, guess) else guess
+    return _older(sample, WINDOWS if unlikely or not _is_a_language(letters, guess) else guess)
+
+
+def _older(sample: bytes, page: str) -> str:
+    """A page of DOS or the Mac, where it makes letters of what are signs within words in the page that was guessed; else that page."""
+    import chardet
+
+    broken, words = _broken_words(sample, page)
+    if broken < FEWEST_BROKEN or 3 * broken < words:
+        return page
+    guess = chardet.detect(sample, encoding_era=chardet.EncodingEra.ALL, prefer_superset=True, compat_names=False)["encoding"]
+    name = (guess or "").lower().replace("-", "_")
+    return name if name in OLDER and 3 * _broken_words(sample, name)[0] < broken else page
+
+
+def _broken_words(sample: bytes, page: str) -> tuple[int, int]:
+    """How many different words have a sign inside, and how many have any letter beyond ASCII."""
+    words = set(BEYOND_ASCII.findall(sample.decode(page, "replace")))
+    return sum(map(has_sign_inside, words)), len(words)
+
+
+def has_sign_inside(word: str) -> bool:
+    """Whether a sign is where a letter must be, as in Gr”áe, or one that its encoding does not have."""
+    return SIGN_INSIDE.search(word) is not None
 
 
 def _is_a_language(text: str, page: str) -> bool:

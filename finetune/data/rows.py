@@ -163,6 +163,7 @@ def no_rows(
 
 OF_PARTS = re.compile(r"column (\S+) has an object \(([^,)]+).*\), not text$")
 NO_UNICODE = "not valid Unicode"
+OLDER_PAGES = ", such as cp850 or cp866 (DOS) or mac_roman (older Macs)"
 ROLES_KNOWN = "known are system, user, assistant and tool"
 
 
@@ -173,7 +174,7 @@ def _way_out(reason: str) -> str:
     if "only text can be trained on" in reason:
         return "Give rows of text without images, audio or video."
     if reason.endswith(NO_UNICODE):
-        return "Its text encoding may be another one: --set dataset.encoding=NAME, such as cp850 (DOS) or mac_roman (older Macs)."
+        return f"Its text encoding may be another one: --set dataset.encoding=NAME{OLDER_PAGES}."
     if found := OF_PARTS.search(reason):
         columns = "--set dataset.columns.prompt=NAME --set dataset.columns.completion=NAME"
         return f"Name the columns, and of this one the part you mean, such as {found[1]}.{found[2]}: {columns}"

@@ -203,16 +203,38 @@ def test_a_few_words_of_another_language_tell_its_encoding_among_english_rows(tm
     assert found.facts.notes[0].startswith("rows.jsonl is read as cp1254, with words such as Siparişim, öğrenebilir, Lütfen. To correct ")
 
 
-WORDS = "Wo ist die Größe? Übergröße liegt für Sie bereit, schöne Grüße."
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        ("cp437", "Wir prüfen die Größe natürlich für Sie. Schöne Grüße, auch von den süßen Bären."),
+        ("mac_roman", "Où est la clé ? Le père, la mère et le frère l'ont cherchée après la fête."),
+        ("cp852", "Gdzie jest moje zamówienie? Zostało wysłane, proszę czekać, dziękuję."),
+    ],
+)
+def test_letters_that_would_be_signs_inside_words_are_of_dos_or_the_mac(tmp_path: Path, encoding: str, words: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + f"{words};{words}\n" * 5).encode(encoding))
+    found = read(tmp_path / "rows.csv")
+    assert learned(found) == [(words, words)] * 5
+    assert found.facts.notes[0].startswith(f"rows.csv is read as {encoding}, with words such as ")
+
+
+@pytest.mark.parametrize("text", ["the old house—near the river", "he said“so”and went", "a·b•c it’s café", "10°C/day £5€6 km²"])
+def test_signs_that_people_write_between_letters_are_no_reason_to_doubt(tmp_path: Path, text: str) -> None:
+    rows = [(f"{text} {word}", text) for word in ("ann—ben", "ben–cat", "cat…dan", "dan®")]
+    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + "".join(f"{asked};{said}\n" for asked, said in rows)).encode("cp1252"))
+    assert learned(read(tmp_path / "rows.csv")) == rows
+
+
+WORDS = "Le père"  # too few to tell
 
 
 def test_letters_that_no_encoding_has_lead_to_the_encoding(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + f"{WORDS};{WORDS}\n" * 5).encode("cp850"))
-    (tmp_path / "some.csv").write_bytes(("question;answer\nHello?;Hi.\n" + f"{WORDS};{WORDS}\n" * 5).encode("cp850"))
+    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + f"{WORDS};{WORDS}\n" * 5).encode("mac_roman"))
+    (tmp_path / "some.csv").write_bytes(("question;answer\nHello?;Hi.\n" + f"{WORDS};{WORDS}\n" * 5).encode("mac_roman"))
     for name in ("rows.csv", "some.csv"):
         with pytest.raises(BadRow, match="not valid Unicode") as refused:
             read(tmp_path / name)
         assert refused.value.hint == (
-            "Its text encoding may be another one: --set dataset.encoding=NAME, such as cp850 (DOS) or mac_roman (older Macs)."
+            "Its text encoding may be another one: --set dataset.encoding=NAME, such as cp850 or cp866 (DOS) or mac_roman (older Macs)."
         )
-    assert learned(read(tmp_path / "rows.csv", encoding="cp850")) == [(WORDS, WORDS)] * 5
+    assert learned(read(tmp_path / "rows.csv", encoding="mac_roman")) == [(WORDS, WORDS)] * 5
