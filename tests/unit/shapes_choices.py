@@ -93,6 +93,9 @@ CHOICES: dict[str, Shape] = {
         lambda n: {"premise": f"c{n}", "choice1": "x", "choice2": "y", "question": "cause", "label": n % 2},
         lambda n: chosen(f"c{n}\n\ncause", "xy", n % 2),
     ),
+    "contexts in objects": Shape(
+        lambda n: {"query": f"q{n}", "answers": [f"a{n}"], "passages": {"is_selected": [1], "passage_text": ["c"]}}, ASKED, ("passages",)
+    ),
     "contexts in a list": Shape(
         lambda n: {"question": f"q{n}", "contexts": ["c", f"d{n}"], "answer": f"a{n}"}, lambda n: [u(f"c\n\nd{n}\n\nq{n}"), a(f"a{n}")]
     ),
@@ -100,6 +103,10 @@ CHOICES: dict[str, Shape] = {
         lambda n: {"question": f"q{n}", "options": ["A)x", "B)y"], "rationale": "r", "correct": "B"},
         lambda n: chosen(f"q{n}", "xy", 1),
         ("rationale",),
+    ),
+    "choices in one text": Shape(
+        lambda n: {"question": f"q{n}", "options": ["A. x\nB. y", "a ) x , b ) y"][n % 2], "answer": "AB"[n % 2]},
+        lambda n: chosen(f"q{n}", "xy", n % 2),
     ),
     "choices that are numbers": Shape(
         lambda n: {"question": f"q{n}", "A": "1", "B": "2", "C": "3", "answer": f"{1 + n % 3}"}, lambda n: chosen(f"q{n}", "123", n % 3)

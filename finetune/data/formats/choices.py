@@ -40,6 +40,7 @@ RIGHT = [
 RIGHT += ["correct_choice", "correct_index", "right_answer", "target", "gold", "cop", "correct_answer_id", "correct_answer_index"]
 RIGHT += ["correct_answers", "correct_answer(s)", "answer_id", "output", "response", "completion"]
 COLUMN = re.compile(r"(option|choice|ending|answer|ans|opt|op|sol|)[ _]?([a-j]|\d)", re.IGNORECASE)
+LETTERED = re.compile(r"(?:^|\s*[\n,;|]\s*)\(?([a-jA-J]) ?[.):] *")  # "A. Rome\nB. Oslo", "a ) 1 , b ) 2"
 SEVERAL = re.compile(r"\s*[,;&+/]\s*")
 Choices = dict[str, str]  # by what each is called: A, B, ...
 
@@ -188,7 +189,11 @@ def _choices(row: Mapping[str, Any], columns: Sequence[str]) -> Choices:
 
 
 def _listed(cell: Any) -> Choices:
-    """["a", "b"], {"text": ["a", "b"], "label": ["A", "B"]}, [{"label": "A", "text": "a"}, ...] or {"A": "a", "B": "b"}."""
+    """["a", "b"], {"text": ["a", "b"], "label": ["A", "B"]}, [{"label": "A", "text": "a"}, ...], {"A": "a", "B": "b"} or "A. a\\nB. b"."""
+    if isinstance(cell, str):
+        before, *parts = LETTERED.split(cell.strip())
+        found = {letter.upper(): text for letter, text in zip(parts[::2], parts[1::2], strict=True)}
+        return found if not before and "".join(found) == ascii_uppercase[: len(parts) // 2] else {}
     if isinstance(cell, list) and cell and all(isinstance(each, dict) and {"label", "text"} <= each.keys() for each in cell):
         cell = {"text": [each["text"] for each in cell], "label": [each["label"] for each in cell]}
     if isinstance(cell, dict) and isinstance(texts := cell.get("text"), list) and isinstance(names := cell.get("label"), list):
