@@ -15,6 +15,7 @@ from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import reading
 
 ENCRYPTED = 1  # of a file's flags
+UNSEEN = (".", "~$")  # begin the names of hidden files, and of those by which Word and Excel lock what is open
 
 
 def members(path: Path) -> list[str]:
@@ -49,4 +50,4 @@ def _directory(path: Path, size: int, changed: int) -> zipfile.ZipFile:
 
 def _is_hidden(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return any(part.startswith(".") and part != ".." for part in parts) or parts[0] == "__MACOSX"  # of Finder
+    return any(part.startswith(UNSEEN) and part != ".." for part in parts) or parts[0] == "__MACOSX"  # of Finder

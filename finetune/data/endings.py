@@ -32,6 +32,7 @@ KINDS = {
     ".arrow": Kind("tables", text=False),
     ".txt": Kind("plain_text", prose=True),
     ".md": Kind("plain_text", prose=True, version="2"),
+    ".docx": Kind("word", text=False, prose=True),
 }
 # What people have instead, and how it becomes something that can be read.
 _TEXT = "Save it as plain text (.txt)."
@@ -51,7 +52,7 @@ CONVERTED = {
     ".numbers": "In Numbers: File, Export to, CSV.",
     ".gsheet": "In Google Sheets: File, Download, .xlsx or CSV.",
     ".pdf": "Turn it into text, as `pdftotext` does, or copy its text into a .txt file.",
-    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pptx", ".pages", ".html", ".htm", ".mhtml", ".gdoc", ".enex", ".one"), _TEXT),
+    **dict.fromkeys((".doc", ".odt", ".rtf", ".pptx", ".pages", ".html", ".htm", ".mhtml", ".gdoc", ".enex", ".one"), _TEXT),
     **dict.fromkeys((".epub", ".mobi", ".azw3", ".fb2", ".tex", ".rst", ".org", ".adoc"), _PANDOC),
     **dict.fromkeys((".srt", ".vtt", ".ass", ".ssa", ".sub", ".sbv", ".lrc"), "Copy its text without the times into a .txt file."),
     **dict.fromkeys((".apkg", ".colpkg"), "In Anki: File, Export, Notes in Plain Text (.txt)."),

@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, NoReturn, TypeVar, cast
 
-from finetune.data.archives import members, opened
+from finetune.data.archives import UNSEEN, members, opened
 from finetune.data.endings import ARCHIVE, CONVERTED, KINDS, PACKED, READABLE, Kind, can_be_read, converted, ending_of, is_record_file
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable
@@ -263,7 +263,7 @@ def _all_files(folder: Path, notes: list[str]) -> list[Path]:
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         left += [f"{path.relative_to(folder)} (a link to a folder)" for name in folders if (path := here / name).is_symlink()]
-        found += [path for name in names if not name.startswith(".") and (path := here / name).is_file()]
+        found += [path for name in names if not name.startswith(UNSEEN) and (path := here / name).is_file()]
     if left:
         notes.append(f"Not read in {folder.name or folder}: {', '.join(sorted(left)[:SHOWN_FILES])}{_more(left)}.")
     return sorted(found)
