@@ -41,7 +41,7 @@ from finetune.data.rows import (
     weight_of,
 )
 from finetune.data.stored import schema_of, stored
-from finetune.errors import BadRow, DatasetNotFound, UnknownFormat
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 from finetune.events import Progress, Reporter
 from finetune.foreign import LONGEST, reading, reason
 from finetune.recipe import DatasetSpec
@@ -166,7 +166,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     head = as_many(records, SAMPLE, weight_of)
     sample = [record for record in head if isinstance(record, Row)]
     if not sample:
-        raise no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)])
+        raise _with_unread(no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)]), origin, spec)
     columns = columns_of(sample)
     if routed_by is not None and routed_by not in columns:
         raise UnknownFormat(
@@ -177,9 +177,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
         with reading(origin.name, BadRow):
             reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name, prompts=prompts)
     except UnknownFormat as error:
-        unread = [note for note in origin.notes if note.startswith("Not read in")]  # what was meant may be there
-        others = f"To read them: --set {quoted('dataset.data_files=*.ENDING')}" if unread and holds_files(spec.source) else ""
-        raise UnknownFormat(error.message, hint=" ".join(filter(None, [error.hint, *unread, others]))) from None
+        raise _with_unread(error, origin, spec) from None
     left = LeftOut(reader.format, reader.columns, reader.all_columns)
     facts = RowFacts(origin.name, origin.pinned, reader.format.name, reader.columns, [], [], 0, 0, 0, 0, [], list(origin.notes))
     not_wanted: Counter[str] = Counter()
@@ -233,6 +231,13 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     if not facts.usable:
         raise no_rows(origin.name, facts.skipped_rows, facts.left_out, reader.columns if facts.blank else ())
     return facts
+
+
+def _with_unread(error: DatasetError, origin: Origin, spec: DatasetSpec) -> DatasetError:
+    """The error with the files beside these that were not read: what was meant may be there."""
+    unread = [note for note in origin.notes if note.startswith("Not read in")]
+    others = f"To read them: --set {quoted('dataset.data_files=*.ENDING')}" if unread and holds_files(spec.source) else ""
+    return type(error)(error.message, hint=" ".join(filter(None, [error.hint, *unread, others])))
 
 
 def check_characters(record: Record) -> None:

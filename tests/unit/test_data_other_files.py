@@ -64,6 +64,15 @@ def test_one_paragraph_is_too_few_rows_and_what_else_lies_there_is_named(tmp_pat
     assert "Each file of text is a row" in str(refused.value.hint)
 
 
+def test_settings_are_no_rows_and_what_else_lies_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "config.json").write_text("{}")
+    (tmp_path / "repo" / "lib.py").write_text("x = 1\n")
+    with pytest.raises(BadRow, match=r"config\.json: no row can be used") as refused:
+        read(tmp_path / "repo")
+    assert "Not read in repo: lib.py. To read them: --set " in str(refused.value.hint)
+
+
 def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -> None:
     lines = [f"Go {number}.\tGeh {number}.\tCC-BY {number}\n" for number in range(12)]
     (tmp_path / "deu.txt").write_text("".join(lines))
