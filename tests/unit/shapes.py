@@ -122,6 +122,10 @@ SHAPES: dict[str, Shape] = {
     "what an API was asked and answered": Shape(
         lambda n: {"input": {"messages": [u(f"q{n}")]}, "output": {"choices": [{"index": 0, "message": a(f"a{n}")}]}}, ASKED
     ),
+    "messages and their answer": Shape(
+        lambda n: {"messages": [s("s"), u(f"q{n}")], "response": {"choices": [{"message": a(f"a{n}")}]} if n % 2 else f"a{n}"},
+        lambda n: [s("s"), *ASKED(n)],
+    ),
     "summaries": Shape(lambda n: {"id": n, "dialogue": f"q{n}", "summary": f"a{n}"}, ASKED, ("id",)),
     "FLAN": Shape(lambda n: {"inputs": f"q{n}", "targets": f"a{n}", "task": "x"}, ASKED, ("task",)),
     # Text

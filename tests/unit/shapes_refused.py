@@ -117,7 +117,12 @@ REFUSED: dict[str, Refused] = {
     "answers of a batch of OpenAI": Refused(
         "a.jsonl",
         {"id": "b", "custom_id": "r1", "response": {"status_code": 200, "body": {"choices": []}}, "error": None},
-        "a.jsonl has the answers of a batch (column response), without what was asked.",
+        "a.jsonl has the answers of a batch, without what was asked.",
+    ),
+    "a session of Claude Code": Refused(
+        "a.jsonl",
+        {"type": "user", "message": u("q"), "uuid": "1", "parentUuid": None, "sessionId": "s", "timestamp": "2026"},
+        "a.jsonl has one turn of a session with an agent in each row.",
     ),
     "annotations of Label Studio": Refused(
         "a.json",

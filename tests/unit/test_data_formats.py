@@ -140,6 +140,11 @@ def test_unknown_columns_are_named_with_the_setting_that_helps(row: dict[str, An
     assert f"--set dataset.columns.prompt={next(iter(row))}" in str(unknown.value.hint)
 
 
+def test_columns_that_are_known_are_not_taken_for_an_export() -> None:
+    row = {"custom_id": "1", "prompt": "q", "response": "a", "type": "x", "payload": {}, "timestamp": "2026"}
+    assert detect(list(row), [row], None, "a").to_messages(row) == [user("q"), assistant("a")]
+
+
 @pytest.mark.parametrize("text", ["None", "NA", "null", "NaN", "", "0", "false"])
 def test_words_that_look_like_nothing_are_text(text: str) -> None:
     row = {"question": text, "answer": text or "x"}

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from finetune import registry
 from finetune.data.formats.beside import Beside
 from finetune.data.formats.cells import Message, find_column, only_text
-from finetune.data.formats.exports import what_it_is
+from finetune.data.formats.exports import IN_ONE_ROW, what_it_is
 from finetune.data.formats.messages import Messages
 from finetune.data.formats.prompt_completion import PromptCompletion
 from finetune.data.formats.text import NAMES as TEXT_NAMES
@@ -66,9 +66,10 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
     """The format of these records; raises UnknownFormat naming the columns that were seen in `where`."""
     if chosen is not None:
         return _as_chosen(columns, sample, chosen, where)
-    if export := what_it_is(columns):
-        raise UnknownFormat(f"{_has(where)} {export.has}.", hint=export.instead)
     found = _matching(columns, sample)
+    nothing = found is None or (isinstance(found, Text) and all(isinstance(row.get(found.columns[0]), dict) for row in sample))
+    if nothing and (export := what_it_is(columns)):
+        raise UnknownFormat(f"{_has(where)} {export.has}.", hint=export.instead)
     if found is None or isinstance(found, Text):
         _check_whole(columns, sample, where)
     if found is not None:
@@ -156,7 +157,7 @@ def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where
     if speaker is not None and said is not None:
         raise UnknownFormat(
             f"{_has(where)} one turn of a conversation in each row (columns {speaker} and {said}).",
-            hint='Put the turns of each conversation into one row: {"messages": [{"role": "user", "content": ...}, ...]}',
+            hint=IN_ONE_ROW,
         )
 
 

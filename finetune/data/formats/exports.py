@@ -17,22 +17,26 @@ class Export(NamedTuple):
     instead: str
 
 
+OF_A_BATCH = "the answers of a batch, without what was asked"
+BY_ID = "Take the messages from the file of requests, by custom_id, put the answer behind them, and write rows of messages."
+IN_ONE_ROW = 'Put the turns of each conversation into one row: {"messages": [{"role": "user", "content": ...}, ...]}'
 EXPORTS = (
     Export(
         {"title", "safeHtmlItem"},  # MyActivity.json, which Google's Takeout writes
         "what somebody asked Gemini (column title), and its answers as web pages (column safeHtmlItem)",
         "Write rows of prompt and completion: the title without its first word, and the words of the page.",
     ),
-    Export(
-        {"custom_id", "response"},
-        "the answers of a batch (column response), without what was asked",
-        "Take the messages from the file of requests, by custom_id, put the answer behind them, and write rows of messages.",
-    ),
+    Export({"custom_id", "response"}, OF_A_BATCH, BY_ID),
+    Export({"custom_id", "result"}, OF_A_BATCH, BY_ID),
     Export(
         {"custom_id", "body"},
         "the requests of a batch (column body), without answers",
         "To learn what a teacher answers: --set dataset.columns.messages=body.messages --set dataset.answers=teacher",
     ),
+    Export({"sessionId", "uuid", "message"}, "one turn of a session with an agent in each row", IN_ONE_ROW),
+    Export({"type", "payload", "timestamp"}, "one event of a session with an agent in each row", IN_ONE_ROW),
+    Export({"conversation", "responses"}, "conversations of Grok, whose turns are objects of their own (column responses)", IN_ONE_ROW),
+    Export({"is_user", "mes"}, "one turn of a conversation in each row (columns name and mes)", IN_ONE_ROW),
     Export(
         {"annotations", "predictions", "data"},
         "tasks and annotations of Label Studio",

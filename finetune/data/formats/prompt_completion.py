@@ -15,6 +15,7 @@ from finetune.data.rows import RowProblem
 
 PAIRS = [
     (("prompt",), ("completion", "response", "answer", "output")),
+    (("messages", "conversations"), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
     (("user",), ("assistant",)),

@@ -172,7 +172,7 @@ def _records(document: Any, spec: DatasetSpec, file: DataFile) -> list[Any] | No
         if others := [f"{key} ({len(items):,})" for key, items in record_lists.items() if key != wanted]:
             file.remarks.append(f"Not read in {file.name}, because the split is {spec.split}: {', '.join(others[:SHOWN_KEYS])}.")
         return list(record_lists[wanted])
-    if len(record_lists) == 1 and not any(isinstance(value, list) for key, value in document.items() if key not in record_lists):
+    if len(record_lists) == 1 and not any(isinstance(value, list) and value for key, value in document.items() if key not in record_lists):
         ((key, found),) = record_lists.items()
         about = sum(isinstance(value, dict) for value in values)  # rows may have an object about them beside them, settings have many
         if key.lower() in HOLDERS or len(document) == 1 or (about < 2 and _recognised(found, spec)):
