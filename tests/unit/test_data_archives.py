@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from read_files import learned, read
 
+from finetune.data.stored import restored
 from finetune.errors import BadRow, DatasetNotFound
 from finetune.wizard.step2_dataset import _files_here
 
@@ -40,6 +41,18 @@ def claude(question: str, answer: str) -> dict[str, Any]:
     return {"uuid": "1", "name": "A chat", "chat_messages": turns}
 
 
+def deepseek(question: str, answer: str, *more: str) -> dict[str, Any]:
+    def node(parent: str | None, child: str | None, *fragments: tuple[str, str]) -> dict[str, Any]:
+        said = {"files": [], "model": "chat", "fragments": [{"type": kind, "content": text} for kind, text in fragments]}
+        return {"message": said if fragments else None, "parent": parent, "children": [child] if child else []}
+
+    answered = [*((kind, "...") for kind in more), ("RESPONSE", answer)]
+    return {
+        "title": "A chat",
+        "mapping": {"root": node(None, "1"), "1": node("root", "2", ("REQUEST", question)), "2": node("1", None, *answered)},
+    }
+
+
 EXPORTS: dict[str, tuple[dict[str, Any], str]] = {
     "ChatGPT": (
         {
@@ -60,6 +73,7 @@ EXPORTS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "user.json",
     ),
+    "DeepSeek": ({"conversations__json": [deepseek(*row) for row in ROWS], "user__json": {"user_id": "1"}}, "user.json"),
     "Claude": (
         {
             "conversations__json": [claude(*row) for row in ROWS],
@@ -83,6 +97,14 @@ def test_of_the_export_of_a_chat_the_conversations_are_read_packed_or_not(tmp_pa
     with zipfile.ZipFile(export) as archive:
         archive.extractall(tmp_path / "export")
     assert learned(read(tmp_path / "export")) == ROWS
+
+
+def test_of_deepseek_what_was_thought_is_learned_and_what_rests_on_a_search_is_not(tmp_path: Path) -> None:
+    talks = [deepseek(*ROWS[0], "THINK"), deepseek(*ROWS[1], "THINK", "SEARCH")]
+    found = read(packed(tmp_path / "export.zip", conversations__json=talks, user__json={}))
+    (row,) = [restored(row)["messages"] for row in found.dataset]
+    assert row[1] == {"role": "assistant", "content": ROWS[0][1], "reasoning_content": "..."}
+    assert any(note.startswith("1 row is left out: the answers rest on tools") for note in found.facts.notes)
 
 
 def test_conversations_beside_other_rows_are_not_taken_for_an_export(tmp_path: Path) -> None:
