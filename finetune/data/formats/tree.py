@@ -1,4 +1,4 @@
-"""A conversation as a tree of messages, as ChatGPT and DeepSeek export it (conversations.json, column mapping): asked again is a branch.
+"""A conversation as a tree of messages, as ChatGPT and DeepSeek export it (column mapping): an answer asked for again is a branch.
 
 branch({"a": {"message": None, "parent": None, "children": ["b"]}, "b": {"message": {...}, "parent": "a", "children": []}})
     ->  [{"role": "user", "content": {"content_type": "text", "parts": ["Hi"]}}]
