@@ -40,7 +40,7 @@ def opened(path: Path, member: str) -> IO[bytes]:
 
 def _archive(path: Path) -> zipfile.ZipFile:
     about = path.stat()
-    return _directory(path, about.st_size, about.st_mtime_ns)
+    return _directory(path.absolute(), about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)  # reading the list of thousands of files again for each of them would take minutes

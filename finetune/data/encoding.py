@@ -27,12 +27,13 @@ FEWEST_WORDS, FEWEST_LETTERS = 2, 3  # that cp1252 would read otherwise
 WORD = re.compile(r"[^\W\d_]{2,}")
 OTHER = re.compile("[\u0370-\u1dff]+")  # letters of Greek, Cyrillic, Hebrew, Arabic, Thai
 MIXED = re.compile("[A-Za-z][\u0370-\u1dff]+|[\u0370-\u1dff]+[A-Za-z]")  # with ours in one word: the guess is wrong
-BEYOND_ASCII = re.compile(r"[^\s,;|\"]*[^\s\x00-\x7f][^\s,;|\"]*")
+BEYOND_ASCII = re.compile(r"[^\s,;|\"]{0,30}[^\s\x00-\x7f][^\s,;|\"]{0,30}")  # any number would take hours on one long word
 # Signs that nobody writes between two letters; dashes, quotes and apostrophes people do.
 SIGN_INSIDE = re.compile("[^\\W\\d_][‚„ƒ†‡ˆ‰‹›˜™•¡-©¬®-±²³´¶¸¹¼½¾¿×÷\ufffd]+[^\\W\\d_]")
 FEWEST_BROKEN = 3
 OLDER = ("cp437", "cp850", "cp852", "cp866", "mac_roman", "mac_latin2", "mac_cyrillic")
-SHOWN_WORDS, LONGEST_WORD = 3, 20  # characters
+ANY_BEYOND = re.compile(r"[^\x00-\x7f]")
+SHOWN_WORDS, LONGEST_WORD, LOOKED_AT = 3, 20, 20  # words, characters, blocks with such letters
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
 
@@ -90,11 +91,14 @@ def words_beyond_ascii(file: DataFile, encoding: str) -> list[str]:
     """The first words with other letters than English has, by which a person can judge an encoding."""
     decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
     found: dict[str, None] = {}
+    looked = 0
     for block in file.blocks():
         text = decoder.decode(block)
-        if not text.isascii():
-            found |= dict.fromkeys(islice(BEYOND_ASCII.findall(text), SHOWN_WORDS))
-        if len(found) >= SHOWN_WORDS:
+        if first := ANY_BEYOND.search(text):
+            looked += 1
+            near = text[max(0, first.start() - LONGEST_WORD) : first.start() + SAMPLE]
+            found |= dict.fromkeys(islice(BEYOND_ASCII.findall(near), SHOWN_WORDS))
+        if len(found) >= SHOWN_WORDS or looked == LOOKED_AT:
             break
     return [word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…" for word in islice(found, SHOWN_WORDS)]
 

@@ -222,9 +222,8 @@ def _chosen(names: dict[Item, str], data_files: list[str], where: Path) -> list[
 def _data_of(files: list[DataFile], where: str, notes: list[str]) -> list[DataFile]:
     """What is read of files that lie together, be it in a folder or a .zip; the rest is noted."""
     # A README next to tables is not data; where there is only prose, it is.
-    read = (
-        _conversations(files) or [file for file in files if is_record_file(file.name)] or [file for file in files if file.suffix in KINDS]
-    )
+    records = _conversations(files) or [file for file in files if is_record_file(file.name)]
+    read = records or [file for file in files if file.suffix in KINDS]
     left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
     if read and left:
         left = sorted(left, key=lambda file: file.suffix not in KINDS)

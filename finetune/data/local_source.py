@@ -35,7 +35,8 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
     for encoding in sorted(set(unusual.values())):
         so_read = [file for file in unusual if unusual[file] == encoding]
         verb = "are" if len(so_read) > 1 else "is"
-        words = words_beyond_ascii(so_read[0], encoding)
+        with reading(so_read[0].name, BadRow):
+            words = words_beyond_ascii(so_read[0], encoding)
         names = f"NAME{OLDER_PAGES if any(map(has_sign_inside, words)) else ''}"
         other = f" To correct wrong letters: --set dataset.encoding={names}" if spec.encoding is None else ""
         such = f", with words such as {', '.join(words)}" if words else ""

@@ -84,6 +84,10 @@ CHOICES: dict[str, Shape] = {
         lambda n: [u(f"q{n}\nA) x\nB) y"), a("AB"[n % 2])],
         ("choices",),
     ),
+    "choices that the question only mentions": Shape(
+        lambda n: {"question": f"Yes or No, {n}?", "choices": ["Yes", "No"], "answer": n % 2},
+        lambda n: [u(f"Yes or No, {n}?\n\nA. Yes\nB. No"), a(["A. Yes", "B. No"][n % 2])],
+    ),
     "answers that are all right": Shape(lambda n: {"question": f"q{n}", "answers": [f"a{n}", "x"], "label": 1}, ASKED),
     "BoolQ": Shape(
         lambda n: {"question": f"q{n}", "passage": f"c{n}", "answer": n == 1},

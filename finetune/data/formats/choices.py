@@ -40,7 +40,7 @@ RIGHT = [
 RIGHT += ["correct_choice", "correct_index", "right_answer", "target", "gold", "cop", "correct_answer_id", "correct_answer_index"]
 RIGHT += ["correct_answers", "correct_answer(s)", "answer_id", "output", "response", "completion"]
 COLUMN = re.compile(r"(option|choice|ending|answer|ans|opt|op|sol|)[ _]?([a-j]|\d)", re.IGNORECASE)
-LETTERED = re.compile(r"(?:^|\s*[\n,;|]\s*)\(?([a-jA-J]) ?[.):] *")  # "A. Rome\nB. Oslo", "a ) 1 , b ) 2"
+LETTERED = re.compile(r"(?:^|\s{0,9}[\n,;|]\s{0,9})\(?([a-jA-J]) ?[.):] {0,9}")  # "A. Rome\nB. Oslo", "a ) 1 , b ) 2"
 SEVERAL = re.compile(r"\s*[,;&+/]\s*")
 Choices = dict[str, str]  # by what each is called: A, B, ...
 
@@ -104,9 +104,10 @@ class MultipleChoice:
         return None
 
     def _is_told(self, sample: Sequence[dict[str, Any]]) -> bool:
-        """Whether all questions list their choices themselves."""
-        told = [(str(row.get(self.question)), _choices(row, self.choices)) for row in sample]
-        return all(choice.strip() in question for question, choices in told for choice in choices.values())
+        """Whether all questions list their choices by the names that the answers have."""
+        told = [(str(row.get(self.question)), name, choice) for row in sample for name, choice in _choices(row, self.choices).items()]
+        listed = (re.search(rf"\b{re.escape(name)}\W{{1,3}}{re.escape(choice.strip())}", question, re.I) for question, name, choice in told)
+        return all(listed) and not any(_numbers(row.get(self.right)) for row in sample)
 
     def answers(self, row: Mapping[str, Any], choices: Choices) -> list[str]:
         """What the right ones of a row's choices are called, of several "A, C" or a list; none where nothing says it."""
