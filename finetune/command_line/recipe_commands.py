@@ -14,16 +14,17 @@ from finetune.screen.command_output import show
 
 def recipe_file(name: str) -> Path:
     """The recipe that is named; raises RecipeError for a folder, and for data, which a recipe names."""
-    from finetune.data.endings import ending_of, is_record_file
+    from finetune.data.endings import ARCHIVE, ending_of, is_record_file
     from finetune.system.paths import looking_at, typed_path
 
     path = typed_path(name, RecipeError)
+    data = (is_record_file(path.name) and ending_of(path.name) != ".json") or path.suffix.lower() == ARCHIVE  # a recipe can be JSON
     own = path / "run" / "recipe.yaml"
     with looking_at(name, RecipeError):
         if path.is_dir():
             hint = f"Name the recipe of its run: {own}" if own.is_file() else "finetune-cli recipes lists recipes to start from."
             raise RecipeError(f"{name} is a folder, not a recipe.", hint=hint)
-        if path.is_file() and is_record_file(path.name) and ending_of(path.name) != ".json":  # a recipe can be JSON
+        if path.is_file() and data:
             hint = "Answer the wizard's questions, and choose the file at step 2: finetune-cli"
             raise RecipeError(f"{name} is a data file, not a recipe.", hint=hint)
     return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import TextIO
 
 from finetune.data.endings import READABLE
@@ -26,6 +27,13 @@ FEWEST_WORDS, FEWEST_LETTERS = 2, 3  # that cp1252 would read otherwise
 WORD = re.compile(r"[^\W\d_]{2,}")
 OTHER = re.compile("[\u0370-\u1dff]+")  # letters of Greek, Cyrillic, Hebrew, Arabic, Thai
 MIXED = re.compile("[A-Za-z][\u0370-\u1dff]+|[\u0370-\u1dff]+[A-Za-z]")  # with ours in one word: the guess is wrong
+BEYOND_ASCII = re.compile(r"[^\s,;|\"]{0,30}[^\s\x00-\x7f][^\s,;|\"]{0,30}")  # any number would take hours on one long word
+# Signs that nobody writes between two letters; dashes, quotes and apostrophes people do.
+SIGN_INSIDE = re.compile("[^\\W\\d_][‚„ƒ†‡ˆ‰‹›˜™•¡-©¬®-±²³´¶¸¹¼½¾¿×÷\ufffd]+[^\\W\\d_]")
+FEWEST_BROKEN = 3
+OLDER = ("cp437", "cp850", "cp852", "cp866", "mac_roman", "mac_latin2", "mac_cyrillic")
+ANY_BEYOND = re.compile(r"[^\x00-\x7f]")
+SHOWN_WORDS, LONGEST_WORD, LOOKED_AT = 3, 20, 20  # words, characters, blocks with such letters
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
 
 
@@ -79,6 +87,22 @@ def detect(file: DataFile, told: str | None = None) -> str:
     return _narrow(start, blocks)
 
 
+def words_beyond_ascii(file: DataFile, encoding: str) -> list[str]:
+    """The first words with other letters than English has, by which a person can judge an encoding."""
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    found: dict[str, None] = {}
+    looked = 0
+    for block in file.blocks():
+        text = decoder.decode(block)
+        if first := ANY_BEYOND.search(text):
+            looked += 1
+            near = text[max(0, first.start() - LONGEST_WORD) : first.start() + SAMPLE]
+            found |= dict.fromkeys(islice(BEYOND_ASCII.findall(near), SHOWN_WORDS))
+        if len(found) >= SHOWN_WORDS or looked == LOOKED_AT:
+            break
+    return [word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…" for word in islice(found, SHOWN_WORDS)]
+
+
 def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
     """UTF-8 unless most of what is not ASCII is invalid in it."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
@@ -102,17 +126,40 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
 
 
 def _old_page(text: bytes) -> str:
-    """The code page that makes words of a language: Windows' and what the web has; those of DOS and the Mac are recognised too rarely."""
+    """The code page that makes words of a language: Windows' and what the web has; those of DOS and the Mac where these make none."""
     import chardet
 
     first = next(index for index, byte in enumerate(text) if byte > 0x7F)
     sample = text[max(0, first - SAMPLE // 2) : first + SAMPLE]
     guess = chardet.detect(sample, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True, compat_names=False)["encoding"]
     if guess is None or guess.startswith(("ascii", "utf")):
-        return WINDOWS
+        return _older(sample, WINDOWS)
     letters = sample.decode(guess, "ignore")
     unlikely = 2 * len(MIXED.findall(letters)) > len(OTHER.findall(letters))
-    return WINDOWS if unlikely or not _is_a_language(letters, guess) else guess
+    return _older(sample, WINDOWS if unlikely or not _is_a_language(letters, guess) else guess)
+
+
+def _older(sample: bytes, page: str) -> str:
+    """A page of DOS or the Mac, where it makes letters of what are signs within words in the page that was guessed; else that page."""
+    import chardet
+
+    broken, words = _broken_words(sample, page)
+    if broken < FEWEST_BROKEN or 3 * broken < words:
+        return page
+    guess = chardet.detect(sample, encoding_era=chardet.EncodingEra.ALL, prefer_superset=True, compat_names=False)["encoding"]
+    name = (guess or "").lower().replace("-", "_")
+    return name if name in OLDER and 3 * _broken_words(sample, name)[0] < broken else page
+
+
+def _broken_words(sample: bytes, page: str) -> tuple[int, int]:
+    """How many different words have a sign inside, and how many have any letter beyond ASCII."""
+    words = set(BEYOND_ASCII.findall(sample.decode(page, "replace")))
+    return sum(map(has_sign_inside, words)), len(words)
+
+
+def has_sign_inside(word: str) -> bool:
+    """Whether a sign is where a letter must be, as in Gr”áe, or one that its encoding does not have."""
+    return SIGN_INSIDE.search(word) is not None
 
 
 def _is_a_language(text: str, page: str) -> bool:

@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 KINDS = {
     ".jsonl": Kind("json_file"),
     ".ndjson": Kind("json_file"),
-    ".json": Kind("json_file", version="2"),
+    ".json": Kind("json_file", version="3"),
     ".csv": Kind("delimited", version="3"),
     ".tsv": Kind("delimited", version="3"),
     ".xlsx": Kind("excel", text=False, version="2"),
@@ -32,6 +32,7 @@ KINDS = {
     ".arrow": Kind("tables", text=False),
     ".txt": Kind("plain_text", prose=True),
     ".md": Kind("plain_text", prose=True, version="2"),
+    ".docx": Kind("word", text=False, prose=True),
 }
 # What people have instead, and how it becomes something that can be read.
 _TEXT = "Save it as plain text (.txt)."
@@ -51,9 +52,10 @@ CONVERTED = {
     ".numbers": "In Numbers: File, Export to, CSV.",
     ".gsheet": "In Google Sheets: File, Download, .xlsx or CSV.",
     ".pdf": "Turn it into text, as `pdftotext` does, or copy its text into a .txt file.",
-    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pptx", ".pages", ".html", ".htm", ".mhtml", ".gdoc", ".enex", ".one"), _TEXT),
+    **dict.fromkeys((".doc", ".odt", ".rtf", ".pptx", ".pages", ".html", ".htm", ".mhtml", ".gdoc", ".enex", ".one"), _TEXT),
     **dict.fromkeys((".epub", ".mobi", ".azw3", ".fb2", ".tex", ".rst", ".org", ".adoc"), _PANDOC),
     **dict.fromkeys((".srt", ".vtt", ".ass", ".ssa", ".sub", ".sbv", ".lrc"), "Copy its text without the times into a .txt file."),
+    **dict.fromkeys((".apkg", ".colpkg"), "In Anki: File, Export, Notes in Plain Text (.txt)."),
     ".ipynb": "Convert it with `jupyter nbconvert --to markdown`, and give the .md files.",
     **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".sql"), "Export its table as CSV."),
     **dict.fromkeys((".bib", ".ris"), "In the program it comes from, such as Zotero, export as CSV."),
@@ -65,7 +67,7 @@ CONVERTED = {
     **dict.fromkeys((".tab", ".psv"), _renamed(".csv")),
     ".parq": _renamed(".parquet"),
     ".feather": _renamed(".arrow"),
-    ".text": _renamed(".txt"),
+    **dict.fromkeys((".text", ".log"), _renamed(".txt")),
 }
 OTHERWISE = "If it is text, copy it to a file that ends in .txt."
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # after any of them, to what pyarrow calls it

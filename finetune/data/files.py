@@ -16,20 +16,26 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, NoReturn, cast
+from typing import IO, NoReturn, TypeVar, cast
 
-from finetune.data.endings import ARCHIVE, KINDS, PACKED, READABLE, Kind, can_be_read, converted, ending_of, is_record_file
-from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, UnknownFormat
-from finetune.foreign import LINE, LONGEST, is_utf8, printable, reading
+from finetune.data.archives import UNSEEN, members, opened
+from finetune.data.endings import ARCHIVE, CONVERTED, KINDS, PACKED, READABLE, Kind, can_be_read, converted, ending_of, is_record_file
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
+from finetune.foreign import LINE, LONGEST, is_utf8, printable
 from finetune.hub.datasets import PINNED
 from finetune.system.paths import looking_at, typed_path
 
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face datasets
 OF_A_RUN = ("recipe.yaml", "debug.log")  # in the folder run/ of an output folder; the log is there first
 ABOUT = ("readme", "license", "licence")  # prefixes of files that describe data
+CONVERSATIONS = re.compile(r"conversations(-\d+)?\.json")
+ACCOUNT = {"user.json", "users.json"}  # beside the conversations
 SHOWN_FILES = 4
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": ("validation", "valid", "val", "dev", "eval")}
 SPLITS |= {"valid": SPLITS["validation"], "dev": SPLITS["validation"], "eval": SPLITS["validation"]}
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class DataFile:
     def open(self) -> IO[bytes]:
         """The content, unpacked while it is read."""
         packing = PACKED.get(Path(self.member or self.path.name).suffix.lower())
-        content = zipfile.ZipFile(self.path).open(self.member) if self.member is not None else None  # noqa: SIM115
+        content = opened(self.path, self.member) if self.member is not None else None
         if packing is None:
             return content or self.path.open("rb")
         import pyarrow as pa
@@ -106,6 +112,12 @@ def looks_local(source: str) -> bool:
     return meant is not None and _is_data(meant)
 
 
+def holds_files(source: str) -> bool:
+    """Whether a source is a folder or a .zip, of which `data_files` selects files."""
+    path = typed_path(source)
+    return path.is_dir() or path.suffix.lower() == ARCHIVE
+
+
 def _is_data(path: Path) -> bool:
     return can_be_read(path.name) or path.suffix.lower() in PACKED
 
@@ -130,7 +142,7 @@ def find_files(
     notes: list[str] = []
     found: dict[DataFile, str] = {}  # to the name it was found under
     for name in named_files(source):
-        found |= _of_name(name, data_files, notes)
+        found |= _of_name(name, [data_files] if isinstance(data_files, str) else data_files, notes)
     unnamed = next((file for file in found if not is_utf8(file.path) or not is_utf8(file.name)), None)
     if unnamed is not None:
         raise UnknownFormat(f"The name of {printable(unnamed.name)} is not valid UTF-8.", hint="Rename it.")
@@ -147,21 +159,21 @@ def find_files(
     return [replace(file, together=len(chosen)) for file in chosen], about
 
 
-def _of_name(name: str, data_files: str | list[str] | None, notes: list[str]) -> dict[DataFile, str]:
+def _of_name(name: str, data_files: list[str] | None, notes: list[str]) -> dict[DataFile, str]:
     """Files to the name they go by: what is named alone has one of its own, what is found together has one in common."""
     path = typed_path(name, DatasetNotFound)
     if path.is_dir():
         return _in_folder(path, data_files, notes)
     if path.exists():
-        if data_files is not None:
+        if data_files is not None and path.suffix.lower() != ARCHIVE:
             raise DatasetError(
                 f"{path.name} is a single file, so dataset.data_files cannot select anything in it.", hint="Leave dataset.data_files out."
             )
         if not path.is_file():
             raise DatasetNotFound(f"{name} is neither a file nor a folder.", hint="Save it as a regular file first.")
-        return dict.fromkeys(_unpacked(path, notes), name)
+        return dict.fromkeys(_unpacked(path, data_files, notes), name)
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    found = [file for match in matches if match.is_file() for file in _unpacked(match, notes)]
+    found = [file for match in matches if match.is_file() for file in _unpacked(match, data_files, notes)]
     if not found:
         raise DatasetNotFound(f"There is no file {name}.", hint=nearest_name(path))
     return dict.fromkeys(found, name)
@@ -185,31 +197,51 @@ def _nearest(path: Path, cutoff: float) -> Path | None:
     return path.parent / close[0] if close else None
 
 
-def _in_folder(folder: Path, data_files: str | list[str] | None, notes: list[str]) -> dict[DataFile, str]:
+def _in_folder(folder: Path, data_files: list[str] | None, notes: list[str]) -> dict[DataFile, str]:
     everything = _all_files(folder, notes)
     if data_files is not None:
-        patterns = [data_files] if isinstance(data_files, str) else data_files
         names = {path: path.relative_to(folder).as_posix() for path in everything}
-        named = [path for path, name in names.items() if any(fnmatch.fnmatch(name, each) for each in patterns)]
-        if not named:
-            raise DatasetNotFound(f"No file in {folder} is called {', '.join(patterns)}.", hint=nearest_name(folder / patterns[0]))
-        return {file: str(path if names[path] in patterns else folder) for path in named for file in _unpacked(path, notes)}
+        chosen = _chosen(names, data_files, folder)
+        return {file: str(path if names[path] in data_files else folder) for path in chosen for file in _unpacked(path, None, notes)}
     files = [file for path in everything if path.name not in BOOKKEEPING for file in _members(path)]
-    read = _data_of(files, folder.name or str(folder), notes)
-    if not read:
-        there = f", only {listed(files)}" if files else ""
-        raise DatasetNotFound(f"The folder {folder} contains no data files{there}.", hint=converted(files[0].name) if files else READABLE)
-    return dict.fromkeys(read, str(folder))
+    where = f"The folder {folder}"
+    return dict.fromkeys(_data_of(files, folder.name or str(folder), notes) or _nothing(where, files), str(folder))
+
+
+def _chosen(names: dict[Item, str], data_files: list[str], where: Path) -> list[Item]:
+    """What of a folder or a .zip the patterns name."""
+    chosen = [item for item, name in names.items() if any(fnmatch.fnmatch(name, pattern) for pattern in data_files)]
+    if not chosen:
+        near = get_close_matches(data_files[0], names.values(), n=1, cutoff=0.5)
+        there = f"{', '.join(list(names.values())[:SHOWN_FILES])}{_more(names)}" if names else "no files"
+        hint = f"Did you mean {near[0]}?" if near else f"It has {there}."
+        raise DatasetNotFound(f"No file in {where} is called {', '.join(data_files)}.", hint=hint)
+    return chosen
 
 
 def _data_of(files: list[DataFile], where: str, notes: list[str]) -> list[DataFile]:
     """What is read of files that lie together, be it in a folder or a .zip; the rest is noted."""
     # A README next to tables is not data; where there is only prose, it is.
-    read = [file for file in files if is_record_file(file.name)] or [file for file in files if file.suffix in KINDS]
+    records = _conversations(files) or [file for file in files if is_record_file(file.name)]
+    read = records or [file for file in files if file.suffix in KINDS]
     left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
     if read and left:
-        notes.append(f"Not read in {where}: {listed(left)}.")
+        left = sorted(left, key=lambda file: file.suffix not in KINDS)
+        notes.append(f"Not read in {where}: {listed(left, where)}.")
     return read
+
+
+def _conversations(files: list[DataFile]) -> list[DataFile]:
+    """Those in an export of ChatGPT or Claude, which has more about the person who asked for it; none elsewhere."""
+    names = {file: Path(file.name).name for file in files}
+    return [file for file, name in names.items() if CONVERSATIONS.fullmatch(name)] if ACCOUNT & set(names.values()) else []
+
+
+def _nothing(where: str, files: list[DataFile]) -> NoReturn:
+    """Raises DatasetNotFound for a folder or a .zip without data."""
+    there = f", only {listed(files, where)}" if files else ""
+    other = next((file for file in files if ending_of(file.name) in CONVERTED), files[0]) if files else None
+    raise DatasetNotFound(f"{where} contains no data files{there}.", hint=converted(other.name) if other else READABLE)
 
 
 def _all_files(folder: Path, notes: list[str]) -> list[Path]:
@@ -230,36 +262,25 @@ def _all_files(folder: Path, notes: list[str]) -> list[Path]:
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         left += [f"{path.relative_to(folder)} (a link to a folder)" for name in folders if (path := here / name).is_symlink()]
-        found += [path for name in names if not name.startswith(".") and (path := here / name).is_file()]
+        found += [path for name in names if not name.startswith(UNSEEN) and (path := here / name).is_file()]
     if left:
         notes.append(f"Not read in {folder.name or folder}: {', '.join(sorted(left)[:SHOWN_FILES])}{_more(left)}.")
     return sorted(found)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _unpacked(path: Path, notes: list[str]) -> list[DataFile]:
+def _unpacked(path: Path, data_files: list[str] | None, notes: list[str]) -> list[DataFile]:
     """A file, or what is read of a .zip."""
     files = _members(path)
-    return files if path.suffix.lower() != ARCHIVE else _data_of(files, path.name, notes) or files
+    if path.suffix.lower() != ARCHIVE:
+        return files
+    if data_files is not None:
+        return _chosen({file: str(file.member) for file in files}, data_files, path)
+    return _data_of(files, path.name, notes) or _nothing(path.name, files)
 
 
 def _members(path: Path) -> list[DataFile]:
     """A file, or all that are in a .zip."""
-    if path.suffix.lower() != ARCHIVE:
-        return [DataFile(path)]
-    with reading(path.name, BadRow), path.open("rb") as content:
-        try:
-            with zipfile.ZipFile(content) as archive:
-                members = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-        except zipfile.BadZipFile:
-            raise BadRow(f"{path.name} is not a complete .zip file.", hint="It may be incomplete: copy or download it again.") from None
-    files = [DataFile(path, member) for member in members if not _hidden(Path(member)) and not member.startswith("__MACOSX")]
-    if not files:
-        raise EmptyDataset(f"{path.name} contains no files.", hint=READABLE)
-    return files
+    return [DataFile(path, member) for member in members(path)] if path.suffix.lower() == ARCHIVE else [DataFile(path)]
 
 
 def _of_split(found: dict[DataFile, str], split: str, measured: str | None, strict: bool) -> list[DataFile]:
@@ -317,9 +338,9 @@ def _words_of(split: str | None) -> set[str]:
     return set(SPLITS.get(split, (split,))) if split else set()
 
 
-def listed(files: list[DataFile]) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(file.name for file in files[:SHOWN_FILES]) + _more(files)
+def listed(files: list[DataFile], archive: str = "") -> str:
+    """The first names, without that of the archive they are in, and how many more there are."""
+    return ", ".join(file.name.removeprefix(f"{archive}/") for file in files[:SHOWN_FILES]) + _more(files)
 
 
 def _more(listed: Sized) -> str:

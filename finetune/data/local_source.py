@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune.data.encoding import detect
+from finetune.data.encoding import detect, has_sign_inside, words_beyond_ascii
 from finetune.data.files import SHOWN_FILES, DataFile, find_files, listed
 from finetune.data.readers import read_file
-from finetune.data.rows import Origin, Row, SkippedRow
+from finetune.data.rows import OLDER_PAGES, Origin, Row, SkippedRow
 from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import reading
 from finetune.recipe import DatasetSpec
@@ -35,8 +35,12 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
     for encoding in sorted(set(unusual.values())):
         so_read = [file for file in unusual if unusual[file] == encoding]
         verb = "are" if len(so_read) > 1 else "is"
-        other = " To correct wrong letters: --set dataset.encoding=NAME" if spec.encoding is None else ""
-        notes.append(f"{listed(so_read)} {verb} read as {encoding}.{other}")
+        with reading(so_read[0].name, BadRow):
+            words = words_beyond_ascii(so_read[0], encoding)
+        names = f"NAME{OLDER_PAGES if any(map(has_sign_inside, words)) else ''}"
+        other = f" To correct wrong letters: --set dataset.encoding={names}" if spec.encoding is None else ""
+        such = f", with words such as {', '.join(words)}" if words else ""
+        notes.append(f"{listed(so_read)} {verb} read as {encoding}{such}.{other}")
     prose = any(file.kind.prose for file in files)
 
     def records() -> Iterator[Row | SkippedRow]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.data.formats.cells import is_blank, is_blank_row
-from finetune.data.reading import SAMPLE, columns_of, open_source
+from finetune.data.reading import SAMPLE, check_characters, columns_of, open_source
 from finetune.data.row_reader import RowReader
 from finetune.data.rows import NotWanted, Row, RowProblem, SkippedRow, as_many, no_rows, weight_of
 from finetune.data.tokens.pieces import Piece
@@ -75,6 +75,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
             continue
         try:
             found = reader.record(values)
+            check_characters(found)
             messages = found["messages"]
             shows = len(examples) < limit and not all(map(is_blank, messages))
             pieces = template.pieces(messages) if shows else []

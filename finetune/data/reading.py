@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import registry
 from finetune.data.arrow_records import schema_of, stored
 from finetune.data.builtin import open_builtin
-from finetune.data.files import looks_local
+from finetune.data.files import holds_files, looks_local
 from finetune.data.formats.cells import Record, is_blank, is_blank_row
 from finetune.data.hashes import hashes
 from finetune.data.ignored_text import IgnoredText, left_out_sentences
@@ -41,13 +41,12 @@ from finetune.data.rows import (
     too_many_bad_rows,
     weight_of,
 )
-from finetune.errors import BadRow, DatasetNotFound, UnknownFormat
+from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 from finetune.events import Progress, Reporter
 from finetune.foreign import LONGEST, reading, reason
 from finetune.recipe import DatasetSpec
 from finetune.recipe.settings import cell_text
 from finetune.runtime import RuntimeOptions
-from finetune.system.paths import typed_path
 from finetune.system.shell import quoted
 from finetune.system.storage import cache_folder, digest
 
@@ -167,7 +166,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     head = as_many(records, SAMPLE, weight_of)
     sample = [record for record in head if isinstance(record, Row)]
     if not sample:
-        raise no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)])
+        raise _with_unread(no_rows(origin.name, [record for record in head if isinstance(record, SkippedRow)]), origin, spec)
     columns = columns_of(sample)
     if routed_by is not None and routed_by not in columns:
         raise UnknownFormat(
@@ -178,9 +177,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
         with reading(origin.name, BadRow):
             reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name, prompts=prompts)
     except UnknownFormat as error:
-        unread = [note for note in origin.notes if note.startswith("Not read in")]  # what was meant may be there
-        others = f"To read them: --set {quoted('dataset.data_files=*.ENDING')}" if unread and typed_path(spec.source).is_dir() else ""
-        raise UnknownFormat(error.message, hint=" ".join(filter(None, [error.hint, *unread, others]))) from None
+        raise _with_unread(error, origin, spec) from None
     left = IgnoredText(reader.format, reader.columns, reader.all_columns)
     facts = RowFacts(origin.name, origin.pinned, reader.format.name, reader.columns, [], [], 0, 0, 0, 0, [], list(origin.notes))
     not_wanted: Counter[str] = Counter()
@@ -200,7 +197,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
                     if reader.widen(values):
                         left.read_by(reader.format, reader.columns, reader.all_columns)
                     record = reader.record(values)
-                    _check_characters(record)
+                    check_characters(record)
                     left.look(values, record["messages"])
                 except NotWanted as problem:
                     not_wanted[str(problem)] += 1
@@ -236,8 +233,15 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     return facts
 
 
-def _check_characters(record: Record) -> None:
-    """Half of a surrogate pair is no character: it marks bytes of another encoding, or a broken escape in JSON. Some texts are too long."""
+def _with_unread(error: DatasetError, origin: Origin, spec: DatasetSpec) -> DatasetError:
+    """The error with the files beside these that were not read: what was meant may be there."""
+    unread = [note for note in origin.notes if note.startswith("Not read in")]
+    others = f"To read them: --set {quoted('dataset.data_files=*.ENDING')}" if unread and holds_files(spec.source) else ""
+    return type(error)(error.message, hint=" ".join(filter(None, [error.hint, *unread, others])))
+
+
+def check_characters(record: Record) -> None:
+    """Raises RowProblem for a text that is too long, or has half of a surrogate pair: bytes of another encoding, or a broken escape."""
     if sum(len(turn["content"]) for turn in record["messages"]) > LONGEST:
         raise RowProblem(f"text of more than {LONGEST:,} characters")
     try:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from finetune.errors import BadRow, EmptyDataset, UnknownFormat
 from finetune.foreign import COLUMNS, HELD
 from finetune.formatting import counted
+from finetune.system.shell import quoted
 
 SETTINGS = "in which nothing looks like rows"
 TAKES_TOOLS = "Qwen/Qwen2.5-0.5B-Instruct"  # the smallest of the models that the wizard offers
@@ -161,7 +162,9 @@ def no_rows(
     return BadRow(f"{first.file}: no row can be used; for example line {first.line}: {first.reason}.", hint=_way_out(first.reason))
 
 
-OF_PARTS = re.compile(r"column (\S+) has an object, not text$")
+OF_PARTS = re.compile(r"column (\S+) has an object \(([^,)]+).*\), not text$")
+NO_UNICODE = "not valid Unicode"
+OLDER_PAGES = ", such as cp850 or cp866 (DOS) or mac_roman (older Macs)"
 ROLES_KNOWN = "known are system, user, assistant and tool"
 
 
@@ -171,13 +174,26 @@ def _way_out(reason: str) -> str:
         return "Give every message a role: assistant for answers to learn, user for the rest."
     if "only text can be trained on" in reason:
         return "Give rows of text without images, audio or video."
-    if reason.endswith("not valid Unicode"):
-        return "Its text encoding may be another one: --set dataset.encoding=NAME, such as mac_roman or cp850."
+    if reason.endswith(NO_UNICODE):
+        return f"Its text encoding may be another one: --set dataset.encoding=NAME{OLDER_PAGES}."
     if found := OF_PARTS.search(reason):
-        return f"Name the part you mean: --set dataset.columns.completion={found[1]}.PART (or prompt, or text)."
+        columns = "--set dataset.columns.prompt=NAME --set dataset.columns.completion=NAME"
+        return f"Name the columns, and of this one the part you mean, such as {found[1]}.{found[2]}: {columns}"
+    if reason.endswith("has a list, not text"):
+        return "Put the one text of it that is to be learned in its place."
     if reason.endswith(SETTINGS):
         return "Give a list of records, or one JSON object per line (.jsonl)."
     return "Correct these rows, or check that the content of the file matches its extension."
+
+
+def _without(useless: str, files: Sequence[str]) -> str:
+    """How to read `files` without one that has no rows: those of a .zip can be chosen inside it."""
+    archive, inside, _ = useless.partition("/")
+    others = [name.removeprefix(f"{archive}/") for name in files]
+    if not inside or not all(name.startswith(f"{archive}/") for name in files):
+        return "Name only the files or the folder with rows, several with commas between them."
+    chosen = others[0] if len(others) == 1 else f"[{', '.join(others)}]"
+    return f"Read only the others: --set {quoted(f'dataset.data_files={chosen}')}"
 
 
 def _lines(numbers: Iterable[int]) -> str:
@@ -196,9 +212,10 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
     useless = list(dict.fromkeys(row.file for row in listed))
     if files and not set(useless) & set(files):
         of = useless[0] if len(useless) == 1 else f"{useless[0]} and {counted(len(useless) - 1, 'other file')}"
-        unpack = "Unpack it, and name" if "/" in useless[0] else "Name"  # a member of a .zip
-        hint = f"No row of {of} can be used. {unpack} only the files or the folder with rows, several with commas between them."
-    if skipped >= read:  # nothing would be left
+        hint = f"No row of {of} can be used. {_without(useless[0], files)}"
+    if all(row.reason.endswith(NO_UNICODE) for row in listed):
+        hint = _way_out(NO_UNICODE)
+    elif skipped >= read:  # nothing would be left
         by_template, tools = "chat template" in listed[0].reason, "tools" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."
         hint = f"{hint.rstrip('.')}, for example --set model={TAKES_TOOLS}" if by_template and tools else hint

@@ -73,9 +73,8 @@ def fragments(seen: Preview, *, distilling: bool = False) -> Fragments:
     lines += [("class:quiet", f"{without_setting(note)}\n") for note in seen.notes]
     if seen.skipped:
         first = seen.skipped[0]
-        lines.append(
-            ("class:warning", f"{len(seen.skipped)} of the first rows cannot be used, for example line {first.line}: {first.reason}\n")
-        )
+        where = f"{'' if first.file == seen.origin else f'{strip_control_chars(first.file)} '}line {first.line}"
+        lines.append(("class:warning", f"{len(seen.skipped)} of the first rows cannot be used, for example {where}: {first.reason}\n"))
     example = seen.examples[0]
     mixed = len({segment.supervised for segment in example}) > 1
     learned = "its answer is marked" if distilling and mixed else f"the model learns {'the marked part' if mixed else 'all of it'}"

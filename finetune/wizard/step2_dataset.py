@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.data.endings import KINDS, ending_of, is_record_file
-from finetune.data.files import looks_local, named_files, nearest_name
+from finetune.data.endings import ARCHIVE, KINDS, ending_of, is_record_file
+from finetune.data.files import find_files, looks_local, named_files, nearest_name
 from finetune.data.formats import wordy
 from finetune.data.formats.text import other_reading
 from finetune.errors import DatasetError, RecipeError
@@ -14,7 +15,7 @@ from finetune.formatting import strip_control_chars
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.recipe.settings import GENERATED, TEACHER
 from finetune.system.paths import typed_path
-from finetune.wizard import hub_dataset, known_readings, writer
+from finetune.wizard import hub_dataset, known_readings, text_encoding, writer
 from finetune.wizard.asking import suggest
 from finetune.wizard.asking.dropped import dropped
 from finetune.wizard.asking.layout import beginning
@@ -32,19 +33,6 @@ BUILT_IN = "builtin:python-docs"
 FILE, HUB = "a file", "the Hub"
 RIGHT, WRITTEN, SWAP, PAIR, COLUMNS, ENCODING = "yes", "written", "swap", "pair", "columns", "encoding"
 TEXT_AS = {"auto": "No: split it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
-ENCODINGS = {"utf-8": "everything", "cp1252": "western Europe", "cp1250": "central Europe", "cp1251": "Cyrillic", "cp1253": "Greek"}
-ENCODINGS |= {
-    "cp1254": "Turkish",
-    "cp1255": "Hebrew",
-    "cp1256": "Arabic",
-    "cp1257": "Baltic",
-    "cp874": "Thai",
-    "cp932": "Japanese",
-    "gb18030": "Chinese",
-    "big5": "Chinese",
-    "euc_kr": "Korean",
-    "utf-16": "everything",
-}
 ROWS_WRITTEN = "300"  # a few minutes with the starter on two cores
 MORE_TOPIC = (
     "The model that writes invents prompts on this topic, and then answers them. Rows that do not end, repeat themselves or are all alike "
@@ -130,8 +118,12 @@ def _read_right(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         with prompter.busy("Reading the data"):
             seen = look(Recipe.from_layers(draft).dataset, here.runtime)
         if isinstance(seen, DatasetError) or seen.problem:
-            told = f"{seen.message} {spoken_hint(seen)}" if isinstance(seen, DatasetError) else str(seen.problem)
+            letters = text_encoding.is_wrong(seen)
+            told = f"{seen.message} {'' if letters else spoken_hint(seen)}" if isinstance(seen, DatasetError) else str(seen.problem)
             prompter.note([("class:warning", told.strip())])
+            if letters:
+                draft = text_encoding.ask(draft, prompter, number)
+                continue
             if asked := _to_be_answered(draft, here):
                 alone = isinstance(seen, DatasetError) or len(seen.columns) == 1  # otherwise the answers may be in another column
                 if prompter.confirm(f"dataset.written{number}", "Shall a model write the answers?", default=alone, more=MORE_WRITTEN):
@@ -200,9 +192,7 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
     if answer == PAIR and (pair := other_reading(seen.columns, seen.used_columns[0])):
         return _with_columns(draft, {"prompt": pair[0], "completion": pair[1]})
     if answer == ENCODING:
-        found = seen.encodings[0]
-        choices = [Choice(name, name, script) for name, script in ENCODINGS.items() if name != found]
-        return put(draft, "dataset.encoding", prompter.select(f"dataset.encoding{number}", "Encoding", choices, default=choices[0].value))
+        return text_encoding.ask(draft, prompter, number, seen.encodings[0])
     return _columns(draft, prompter, seen, number)
 
 
@@ -279,8 +269,17 @@ def _fresh(draft: Draft, source: str, config: str | None = None) -> Draft:
 
 def _files_here() -> list[str]:
     """Data files in the working folder: the person probably came for them."""
-    found = [path for path in sorted(Path().iterdir()) if is_record_file(path.name) and ending_of(path.name) != ".json" and path.is_file()]
-    return [str(path) for path in found[:3]]  # a .json is a program's settings more often than not
+    found = (path for path in sorted(Path().iterdir()) if path.is_file() and _is_offered(path))
+    return [str(path) for path in islice(found, 3)]
+
+
+def _is_offered(path: Path) -> bool:
+    if path.suffix.lower() != ARCHIVE:
+        return is_record_file(path.name) and ending_of(path.name) != ".json"  # a program's settings more often than not
+    try:
+        return any(is_record_file(file.name) for file in find_files(str(path), None, "train")[0])
+    except DatasetError:
+        return False
 
 
 def _file_problem(text: str, here: HostInfo) -> str | None:
@@ -289,9 +288,11 @@ def _file_problem(text: str, here: HostInfo) -> str | None:
     if missing := _missing(text):
         return missing
     seen = look(DatasetSpec(source=text), here.runtime)
-    if isinstance(seen, DatasetError) and isinstance(look(DatasetSpec(source=text, answers=TEACHER), here.runtime), DatasetError):
+    if not isinstance(seen, DatasetError) or text_encoding.is_wrong(seen):
+        return None
+    if isinstance(look(DatasetSpec(source=text, answers=TEACHER), here.runtime), DatasetError):
         return f"{seen.message} {spoken_hint(seen)}".strip()
-    return None  # or its rows have no answers: what becomes of them is asked next
+    return None  # its rows have no answers: what becomes of them is asked next
 
 
 def _missing(text: str) -> str | None:

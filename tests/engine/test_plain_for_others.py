@@ -19,7 +19,7 @@ from finetune.events import Recorder
 from finetune.models.load import load_tokenizer
 from finetune.models.location import locate
 from finetune.models.templates.plain_chat import is_plain_chat
-from finetune.publish.elsewhere import folder_commands
+from finetune.publish.usage import folder_commands
 from finetune.run.chat import Talk
 from finetune.run_folder import RunFolder
 

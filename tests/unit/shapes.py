@@ -57,11 +57,6 @@ ADDS = {"type": "function", "function": ADD}
 ASKED = lambda n: [u(f"q{n}"), a(f"a{n}")]  # noqa: E731
 
 
-def chosen(question: str, choices: str, right: int) -> list[dict[str, Any]]:
-    listed = [f"{letter}. {text}" for letter, text in zip("ABCD", choices, strict=False)]
-    return [u("\n".join([f"{question}\n", *listed])), a(listed[right])]
-
-
 SHAPES: dict[str, Shape] = {
     # Instructions
     "Alpaca": Shape(lambda n: {"instruction": f"q{n}", "input": "", "output": f"a{n}"}, ASKED),
@@ -118,64 +113,21 @@ SHAPES: dict[str, Shape] = {
     "prompt and completion as lists": Shape(
         lambda n: {"prompt": [s("s"), u(f"q{n}")], "completion": [a(f"a{n}")]}, lambda n: [s("s"), *ASKED(n)]
     ),
+    "texts alone in lists and objects": Shape(
+        lambda n: (
+            {"prompt": [f"q{n}"], "completion": [f"a{n}"]} if n % 2 else {"prompt": {"text": f"q{n}"}, "completion": {"text": f"a{n}"}}
+        ),
+        ASKED,
+    ),
+    "what an API was asked and answered": Shape(
+        lambda n: {"input": {"messages": [u(f"q{n}")]}, "output": {"choices": [{"index": 0, "message": a(f"a{n}")}]}}, ASKED
+    ),
+    "messages and their answer": Shape(
+        lambda n: {"messages": [s("s"), u(f"q{n}")], "response": {"choices": [{"message": a(f"a{n}")}]} if n % 2 else f"a{n}"},
+        lambda n: [s("s"), *ASKED(n)],
+    ),
     "summaries": Shape(lambda n: {"id": n, "dialogue": f"q{n}", "summary": f"a{n}"}, ASKED, ("id",)),
     "FLAN": Shape(lambda n: {"inputs": f"q{n}", "targets": f"a{n}", "task": "x"}, ASKED, ("task",)),
-    # Choices
-    "MMLU": Shape(
-        lambda n: {"question": f"q{n}", "subject": "s", "choices": ["w", "x", "y", "z"], "answer": n % 4},
-        lambda n: chosen(f"q{n}", "wxyz", n % 4),
-        ("subject",),
-        said="the right one is learned with its letter",
-    ),
-    "ARC": Shape(
-        lambda n: {"id": f"i{n}", "question": f"q{n}", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "AB"[n % 2]},
-        lambda n: chosen(f"q{n}", "xy", n % 2),
-        ("id",),
-    ),
-    "HellaSwag": Shape(
-        lambda n: {"ind": n, "ctx_a": "c", "ctx": f"q{n}", "endings": ["x", "y"], "label": str(n % 2)},
-        lambda n: chosen(f"q{n}", "xy", n % 2),
-        ("ind", "ctx_a"),
-    ),
-    "RACE": Shape(
-        lambda n: {"article": f"c{n}", "question": f"q{n}", "options": ["x", "y", "z"], "answer": "C"},
-        lambda n: chosen(f"c{n}\n\nq{n}", "xyz", 2),
-    ),
-    "MedMCQA": Shape(
-        lambda n: {"question": f"q{n}", "opa": "x", "opb": "y", "opc": "z", "cop": n % 3, "exp": "e"},
-        lambda n: chosen(f"q{n}", "xyz", n % 3),
-        ("exp",),
-    ),
-    "WinoGrande": Shape(
-        lambda n: {"sentence": f"q{n}", "option1": "x", "option2": "y", "answer": str(1 + n % 2)},
-        lambda n: chosen(f"q{n}", "xy", n % 2),
-    ),
-    "AQuA": Shape(
-        lambda n: {"question": f"q{n}", "options": ["A)x", "B)y"], "rationale": "r", "correct": "B"},
-        lambda n: chosen(f"q{n}", "xy", 1),
-        ("rationale",),
-    ),
-    "choices that are numbers": Shape(
-        lambda n: {"question": f"q{n}", "A": "1", "B": "2", "C": "3", "answer": f"{1 + n % 3}"}, lambda n: chosen(f"q{n}", "123", n % 3)
-    ),
-    "choices beside an explanation": Shape(lambda n: {"question": f"q{n}", "options": ["x", "y"], "answer": f"a{n}"}, ASKED, ("options",)),
-    "a quiz in a spreadsheet": Shape(
-        lambda n: {"Question": f"q{n}", "Option A": "x", "Option B": "y", "Option C": "", "Correct Answer": "b)"},
-        lambda n: chosen(f"q{n}", "xy", 1),
-    ),
-    "several right choices": Shape(
-        lambda n: {"question": f"q{n}", "choices": ["x", "y", "z"], "answer": ["A, C", "A,C"][n % 2]},
-        lambda n: [chosen(f"q{n}", "xyz", 0)[0], a("A. x\nC. z")],
-    ),
-    "several right choices in a list": Shape(
-        lambda n: {"question": f"q{n}", "choices": ["x", "y", "z"], "answers": [1, 3]},
-        lambda n: [chosen(f"q{n}", "xyz", 0)[0], a("A. x\nC. z")],
-    ),
-    "SciQ": Shape(
-        lambda n: {"question": f"q{n}", "distractor1": "x", "distractor2": "y", "correct_answer": f"a{n}"},
-        ASKED,
-        ("distractor1", "distractor2"),
-    ),
     # Text
     "text": Shape(lambda n: {"text": f"t{n}"}, lambda n: [x(f"t{n}")]),
     "classes": Shape(lambda n: {"text": f"t{n}", "label": n % 2}, lambda n: [x(f"t{n}")], ("label",), said="`label` ("),

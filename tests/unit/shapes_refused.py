@@ -110,8 +110,31 @@ REFUSED: dict[str, Refused] = {
         "MyActivity.json has what somebody asked Gemini (column title), and its answers as web pages (column safeHtmlItem).",
     ),
     "an answer with parts": Refused(
-        "a.jsonl", {"question": "q", "answer": {"value": "a", "aliases": ["b"]}}, f"{FIRST}column answer has an object, not text"
+        "a.jsonl",
+        {"question": "q", "answer": {"value": "a", "aliases": ["b"]}},
+        f"{FIRST}column answer has an object (value, aliases), not text",
     ),
+    "answers of a batch of OpenAI": Refused(
+        "a.jsonl",
+        {"id": "b", "custom_id": "r1", "response": {"status_code": 200, "body": {"choices": []}}, "error": None},
+        "a.jsonl has the answers of a batch, without what was asked.",
+    ),
+    "a session of Claude Code": Refused(
+        "a.jsonl",
+        {"type": "user", "message": u("q"), "uuid": "1", "parentUuid": None, "sessionId": "s", "timestamp": "2026"},
+        "a.jsonl has one turn of a session with an agent in each row.",
+    ),
+    "annotations of Label Studio": Refused(
+        "a.json",
+        {"id": 1, "annotations": [{"result": []}], "predictions": [], "data": {"text": "q"}},
+        "a.json has tasks and annotations of Label Studio.",
+    ),
+    "trees of OASST": Refused(
+        "a.jsonl",
+        {"message_tree_id": "t", "prompt": {"text": "q", "role": "prompter", "replies": []}},
+        "a.jsonl has trees of messages, with several answers to each.",
+    ),
+    "several completions": Refused("a.jsonl", {"prompt": "q", "completion": ["a", "b"]}, f"{FIRST}column completion has a list, not text"),
     "translations": Refused(
         "a.jsonl",
         {"translation": {"en": "q", "de": "a"}},

@@ -161,9 +161,9 @@ def test_a_test_file_that_is_named_is_measured_on_or_said_to_be_trained_on(tmp_p
 
 
 def test_files_of_a_folder_that_are_left_out_are_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "rows", "dev.jsonl", "test.jsonl", "train.jsonl", "README.md", "notes.txt", "old.docx")
+    folder = write(tmp_path / "rows", "dev.jsonl", "test.jsonl", "train.jsonl", "README.md", "notes.txt", "old.odt")
     assert read(tmp_path, folder).facts.notes == [
-        "Not read in rows: notes.txt, old.docx.",
+        "Not read in rows: notes.txt, old.odt.",
         "Not read, because the split is train: dev.jsonl, test.jsonl. To measure on test: --set dataset.eval_split=test",
     ]
     assert read(tmp_path, folder, eval_split="test").facts.notes[1] == "Not read, because the split is train: dev.jsonl."

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_data_word import document, text
 
 from finetune.data.endings import ARCHIVE, KINDS, PACKED, can_be_read
 from finetune.data.files import looks_local
@@ -80,6 +81,7 @@ CONTENT = {
     ".arrow": arrow(),
     ".txt": b"\n\n".join(b"A paragraph of some words." for _ in range(80)),
     ".md": b"\n\n".join(b"A paragraph of *some* words." for _ in range(80)),
+    ".docx": document(*(text("A paragraph of some words.") for _ in range(80))),
 }
 
 
@@ -113,7 +115,7 @@ def test_what_the_table_names_is_read_offered_and_taken_for_a_file(ending: str, 
     assert looks_local(f"not-there{ending}")
 
 
-@pytest.mark.parametrize("name", ["rows.docx", "rows.xls", "rows", "rows.gz", "rows.docx.gz", "rows.jsonl.7z", "jsonl"])
+@pytest.mark.parametrize("name", ["rows.odt", "rows.xls", "rows", "rows.gz", "rows.odt.gz", "rows.jsonl.7z", "jsonl"])
 def test_what_it_does_not_name_is_neither(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(LINES)

@@ -243,7 +243,7 @@ REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     "gzip cut short": ("a.jsonl.gz", gzip.compress(json_lines(ROWS * 50).encode())[:-40], BadRow, r"^a\.jsonl\.gz cannot be read"),
     "gzip that is none": ("a.jsonl.gz", b"hello", BadRow, r"^a\.jsonl\.gz cannot be read"),
     "zip that is none": ("a.zip", b"hello", BadRow, r"^a\.zip is not a complete"),
-    "another kind of file": ("a.docx", b"PK\x03\x04", UnknownFormat, r"^a\.docx is not a supported data file"),
+    "another kind of file": ("a.odt", b"PK\x03\x04", UnknownFormat, r"^a\.odt is not a supported data file"),
     "half a surrogate pair": ("a.jsonl", b'{"question": "a", "answer": "\\ud83d"}\n' * 3, BadRow, "not valid Unicode"),
     "JSON nested without end": ("a.jsonl", b"[" * 100_000, BadRow, "nested too deeply|not valid JSON"),
 }

@@ -190,6 +190,11 @@ def test_unknown_columns_are_named_with_the_setting_that_helps(row: dict[str, An
     assert f"--set dataset.columns.prompt={next(iter(row))}" in str(unknown.value.hint)
 
 
+def test_columns_that_are_known_are_not_taken_for_an_export() -> None:
+    row = {"custom_id": "1", "prompt": "q", "response": "a", "type": "x", "payload": {}, "timestamp": "2026"}
+    assert detect(list(row), [row], None, "a").to_messages(row) == [user("q"), assistant("a")]
+
+
 @pytest.mark.parametrize("text", ["None", "NA", "null", "NaN", "", "0", "false"])
 def test_words_that_look_like_nothing_are_text(text: str) -> None:
     row = {"question": text, "answer": text or "x"}
@@ -204,10 +209,11 @@ CELLS = st.none() | st.text() | st.integers() | st.lists(st.text(), max_size=2)
 def test_a_record_becomes_its_own_text_or_is_refused(asked: Any, answered: Any) -> None:
     found = registry.load("formats", "question_answer")("question", "answer", None)
     answer = (answered or [None])[0] if isinstance(answered, list) else answered
-    usable = asked is not None and not isinstance(asked, list) and answer is not None and str(answer).strip() != ""
+    asked_text = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
+    usable = asked is not None and not isinstance(asked_text, list) and answer is not None and str(answer).strip() != ""
     row = {"question": asked, "answer": answered}
     if usable:
-        assert found.to_messages(row) == [user(str(asked)), assistant(str(answer))]
+        assert found.to_messages(row) == [user(str(asked_text)), assistant(str(answer))]
     else:
         with pytest.raises(RowProblem, match="column"):
             found.to_messages(row)

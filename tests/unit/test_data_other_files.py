@@ -64,6 +64,15 @@ def test_one_paragraph_is_too_few_rows_and_what_else_lies_there_is_named(tmp_pat
     assert "Each file of text is a row" in str(refused.value.hint)
 
 
+def test_settings_are_no_rows_and_what_else_lies_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "config.json").write_text("{}")
+    (tmp_path / "repo" / "lib.py").write_text("x = 1\n")
+    with pytest.raises(BadRow, match=r"config\.json: no row can be used") as refused:
+        read(tmp_path / "repo")
+    assert "Not read in repo: lib.py. To read them: --set " in str(refused.value.hint)
+
+
 def test_pairs_of_sentences_with_tabs_between_them_are_a_table(tmp_path: Path) -> None:
     lines = [f"Go {number}.\tGeh {number}.\tCC-BY {number}\n" for number in range(12)]
     (tmp_path / "deu.txt").write_text("".join(lines))
@@ -123,13 +132,26 @@ def test_lists_of_rows_under_headings_are_rows(tmp_path: Path) -> None:
     found = read(tmp_path / "faq.json")
     assert learned(found) == ROWS
     assert found.facts.notes == ["Rows under all headings of faq.json are read, and the headings are not learned: orders (1), returns (2)."]
-    said = {"question": [{"text": "Where?"}] * 2, "answer": [{"text": "Here."}] * 2}  # which are columns
+    said = {"question": [{"text": "Where?", "id": 1}] * 2, "answer": [{"text": "Here.", "id": 1}] * 2}  # which are columns
     (tmp_path / "columns.json").write_text(json.dumps(said))
-    with pytest.raises(BadRow, match="column question has an object"):
+    with pytest.raises(BadRow, match=r"column question has an object \(text, id\), not text") as refused:
         read(tmp_path / "columns.json")
+    assert str(refused.value.hint).startswith("Name the columns, and of this one the part you mean, such as question.text: --set ")
 
 
-def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_questions_about_paragraphs_are_rows_with_their_paragraph(tmp_path: Path, wrapped: bool) -> None:
+    asked = [{"id": "1", "question": q, "answers": [{"text": a, "answer_start": 0}, {"text": "x", "answer_start": 2}]} for q, a in ROWS]
+    paragraphs = [{"context": "Orders.", "qas": asked[:1]}, {"context": "More.", "qas": [*asked[1:], {"question": "?", "answers": []}]}]
+    articles = [{"title": "Shop", "paragraphs": paragraphs}] * 2
+    (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles} if wrapped else articles))
+    found = read(tmp_path / "squad.json", bad_rows=0.5)
+    assert learned(found) == [(f"{'More.' if n else 'Orders.'}\n\n{q}", a) for n, (q, a) in enumerate(ROWS)] * 2
+    assert (found.facts.read, found.facts.skipped_rows[0].reason) == (8, "column answers has no answer")
+    assert {"title", "id", "answers after the first"} <= set(found.facts.ignored_text)
+
+
+def test_an_archive_in_an_archive_and_a_part_without_rows_say_what_to_do(tmp_path: Path) -> None:
     users = [{"id": 1, "name": "Ann"}]
     rows = [{"question": question, "answer": answer} for question, answer in ROWS]
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
@@ -139,7 +161,7 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_to_unpack(tmp_path
         archive.write(tmp_path / "export.zip", "part.zip")
     for name, hint in (
         ("outer", "Unpack it, and give the folder."),
-        ("export", "No row of export.zip/users.json can be used. Unpack it,"),
+        ("export", "No row of export.zip/users.json can be used. Read only the others: --set dataset.data_files=rows.json"),
     ):
         with pytest.raises(DatasetError) as refused:
             read(tmp_path / f"{name}.zip")
@@ -174,7 +196,9 @@ def test_letters_of_old_encodings_are_told_by_the_language_they_make(tmp_path: P
     (tmp_path / "rows.csv").write_bytes(("question;answer\n" + "".join(f"{asked};{said}\n" for asked, said in rows)).encode(encoding))
     found = read(tmp_path / "rows.csv")
     assert learned(found) == rows
-    assert found.facts.notes == [f"rows.csv is read as {encoding}. To correct wrong letters: --set dataset.encoding=NAME"]
+    (note,) = found.facts.notes
+    assert note.startswith(f"rows.csv is read as {encoding}, with words such as ")
+    assert note.endswith(". To correct wrong letters: --set dataset.encoding=NAME")
 
 
 def test_a_few_words_of_another_language_tell_its_encoding_among_english_rows(tmp_path: Path) -> None:
@@ -185,15 +209,41 @@ def test_a_few_words_of_another_language_tell_its_encoding_among_english_rows(tm
     (tmp_path / "rows.jsonl").write_bytes((plain + told).encode("cp1254"))
     found = read(tmp_path / "rows.jsonl")
     assert learned(found)[-30:] == rows
-    assert found.facts.notes == ["rows.jsonl is read as cp1254. To correct wrong letters: --set dataset.encoding=NAME"]
+    assert found.facts.notes[0].startswith("rows.jsonl is read as cp1254, with words such as Siparişim, öğrenebilir, Lütfen. To correct ")
 
 
-WORDS = "Wo ist die Größe? Übergröße liegt für Sie bereit, schöne Grüße."
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        ("cp437", "Wir prüfen die Größe natürlich für Sie. Schöne Grüße, auch von den süßen Bären."),
+        ("mac_roman", "Où est la clé ? Le père, la mère et le frère l'ont cherchée après la fête."),
+        ("cp852", "Gdzie jest moje zamówienie? Zostało wysłane, proszę czekać, dziękuję."),
+    ],
+)
+def test_letters_that_would_be_signs_inside_words_are_of_dos_or_the_mac(tmp_path: Path, encoding: str, words: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + f"{words};{words}\n" * 5).encode(encoding))
+    found = read(tmp_path / "rows.csv")
+    assert learned(found) == [(words, words)] * 5
+    assert found.facts.notes[0].startswith(f"rows.csv is read as {encoding}, with words such as ")
+
+
+@pytest.mark.parametrize("text", ["the old house—near the river", "he said“so”and went", "a·b•c it’s café", "10°C/day £5€6 km²"])
+def test_signs_that_people_write_between_letters_are_no_reason_to_doubt(tmp_path: Path, text: str) -> None:
+    rows = [(f"{text} {word}", text) for word in ("ann—ben", "ben–cat", "cat…dan", "dan®")]
+    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + "".join(f"{asked};{said}\n" for asked, said in rows)).encode("cp1252"))
+    assert learned(read(tmp_path / "rows.csv")) == rows
+
+
+WORDS = "Le père"  # too few to tell
 
 
 def test_letters_that_no_encoding_has_lead_to_the_encoding(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + f"{WORDS};{WORDS}\n" * 5).encode("cp850"))
-    with pytest.raises(BadRow, match="not valid Unicode") as refused:
-        read(tmp_path / "rows.csv")
-    assert "--set dataset.encoding=NAME, such as mac_roman or cp850" in str(refused.value.hint)
-    assert learned(read(tmp_path / "rows.csv", encoding="cp850")) == [(WORDS, WORDS)] * 5
+    (tmp_path / "rows.csv").write_bytes(("question;answer\n" + f"{WORDS};{WORDS}\n" * 5).encode("mac_roman"))
+    (tmp_path / "some.csv").write_bytes(("question;answer\nHello?;Hi.\n" + f"{WORDS};{WORDS}\n" * 5).encode("mac_roman"))
+    for name in ("rows.csv", "some.csv"):
+        with pytest.raises(BadRow, match="not valid Unicode") as refused:
+            read(tmp_path / name)
+        assert refused.value.hint == (
+            "Its text encoding may be another one: --set dataset.encoding=NAME, such as cp850 or cp866 (DOS) or mac_roman (older Macs)."
+        )
+    assert learned(read(tmp_path / "rows.csv", encoding="mac_roman")) == [(WORDS, WORDS)] * 5

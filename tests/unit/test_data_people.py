@@ -327,6 +327,7 @@ def test_a_table_without_names_is_told_by_a_cell_that_is_in_other_rows_too(tmp_p
     ("names", "prompt", "completion"),
     [
         (("text", "label"), "text", "label"),
+        (("text", "id", "answer"), "text", "answer"),
         (("id", "question", "text"), "question", "text"),
         (("Review", "Sentiment"), "Review", "Sentiment"),
         (("task_id", "text", "code"), "text", "code"),

@@ -28,7 +28,7 @@ def test_columns_format_and_the_supervised_part_are_shown(tmp_path: Path) -> Non
     assert (preview.columns, preview.format, preview.ignored_columns) == (["question", "answer", "note"], "question_answer", ["note"])
     assert preview.examples == [[Piece("Was?\n", False), Piece("Käse", True)]]
     assert preview.records == [{"question": "Was?", "answer": "Käse", "note": "x"}]
-    assert preview.notes == ["a.csv is read as cp1252. To correct wrong letters: --set dataset.encoding=NAME"]
+    assert preview.notes == ["a.csv is read as cp1252, with words such as Käse. To correct wrong letters: --set dataset.encoding=NAME"]
 
 
 def test_only_a_fine_tuned_model_is_said_to_learn_the_marked_part_alone(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shapes import ADDS, ASKED, SHAPES, Shape, a, call, s, t, u, x
+from shapes import ADDS, ASKED, Shape, a, call, s, t, u, x
+from shapes import SHAPES as KNOWN
+from shapes_choices import CHOICES
 from shapes_refused import CONFIGURATIONS, PICTURE, REFUSED
 
 from finetune.data.preview import preview_source
@@ -26,6 +28,7 @@ from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
+SHAPES = KNOWN | CHOICES
 ROWS = 3
 
 

@@ -249,6 +249,14 @@ def test_wrong_letters_are_one_answer_to_correct(empty_folder: Path) -> None:
     assert any("Čia" in line for line in prompter.shown)
 
 
+def test_letters_that_the_guess_does_not_have_ask_for_the_encoding(empty_folder: Path) -> None:
+    words = "Le père"
+    (empty_folder / "old.csv").write_bytes(("question,answer\n" + f"{words},{words}\n" * 5).encode("mac_roman"))
+    prompter = enter_all_the_way(dataset__source="a file", dataset__file="old.csv", dataset__encoding="mac_roman")
+    assert ask(prompter).dataset.encoding == "mac_roman"
+    assert any("père" in line for line in prompter.shown)
+
+
 def test_a_file_that_was_corrected_meanwhile_is_read_again(empty_folder: Path) -> None:
     file, spec = empty_folder / "rows.jsonl", DatasetSpec(source="rows.jsonl")
     file.write_text("{broken")

@@ -25,11 +25,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 from finetune import registry
 from finetune.data.formats.beside import Beside
-from finetune.data.formats.cells import Message, find_column
+from finetune.data.formats.cells import Message, find_column, only_text
+from finetune.data.formats.exports import IN_ONE_ROW, what_it_is
 from finetune.data.formats.messages import Messages
 from finetune.data.formats.prompt_completion import PromptCompletion
 from finetune.data.formats.text import NAMES as TEXT_NAMES
@@ -44,7 +46,6 @@ LAST = 100
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
 NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
-OF_GEMINI = "safeHtmlItem"  # in MyActivity.json, which Google's Takeout writes
 PARTS = ("input", "inputs", "context", "system", "history", "choices", "options")  # beside a prompt
 
 
@@ -66,6 +67,9 @@ def detect(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen: Col
     if chosen is not None:
         return _as_chosen(columns, sample, chosen, where)
     found = _matching(columns, sample)
+    nothing = found is None or (isinstance(found, Text) and all(isinstance(row.get(found.columns[0]), dict) for row in sample))
+    if nothing and (export := what_it_is(columns)):
+        raise UnknownFormat(f"{_has(where)} {export.has}.", hint=export.instead)
     if found is None or isinstance(found, Text):
         _check_whole(columns, sample, where)
     if found is not None:
@@ -106,11 +110,6 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
             f"{_has(where)} pairs in the column {nested} ({one} and {two}), but does not say which is the prompt.",
             hint=f"Name the columns: --set {_set('prompt', f'{nested}.{one}')} --set {_set('completion', f'{nested}.{two}')}",
         )
-    if OF_GEMINI in columns:
-        return UnknownFormat(
-            f"{_has(where)} what somebody asked Gemini (column title), and its answers as web pages (column {OF_GEMINI}).",
-            hint="Write rows of prompt and completion: the title without its first word, and the words of the page.",
-        )
     chat = next((column for column in columns if sample and all(_is_talk(row.get(column)) for row in sample)), None)
     if chat is not None:
         return UnknownFormat(
@@ -119,7 +118,9 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
         )
     prompt = find_column(columns, *PROMPTS)
     texts = [name for name in columns if not any(isinstance(row.get(name), list | dict) for row in sample) and not NUMBER_OF.search(name)]
-    proposed = list(dict.fromkeys([*filter(None, [prompt]), *wordy(columns, sample), *texts])) or columns
+    opened = [{**row, **_parts(row)} for row in sample]
+    likely = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
+    proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely, *texts])) or columns
     example, other = [*proposed, "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
     if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):
@@ -130,6 +131,12 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     if len(columns) == 1:
         return UnknownFormat(f"{_has(where)} prompts only (column {prompt}), and no answers to learn.", hint="Give rows with answers.")
     return UnknownFormat(f"{_has(where)} {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
+
+
+def _parts(row: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a row's objects by the names that a person can give them, such as data.text, and texts that are alone in a list."""
+    alone = {name: text for name, cell in row.items() if isinstance(cell, list) and (text := only_text(cell)) is not None}
+    return alone | {f"{name}.{part}": inner for name, cell in row.items() if isinstance(cell, dict) for part, inner in cell.items()}
 
 
 def wordy(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]:
@@ -150,7 +157,7 @@ def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where
     if speaker is not None and said is not None:
         raise UnknownFormat(
             f"{_has(where)} one turn of a conversation in each row (columns {speaker} and {said}).",
-            hint='Put the turns of each conversation into one row: {"messages": [{"role": "user", "content": ...}, ...]}',
+            hint=IN_ONE_ROW,
         )
 
 

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypedDict
 
+from finetune.data.json_values import Number
 from finetune.data.rows import RowProblem
+
+SHOWN = 4  # parts of an object
 
 
 class Turn(TypedDict):
@@ -74,26 +77,37 @@ def is_blank_row(row: Mapping[str, Any]) -> bool:
     return all(map(is_empty, row.values()))
 
 
+def only_text(value: Any) -> str | None:
+    """The text that is alone in a list or an object, such as ["Oslo"] or {"answer": "Oslo"}; None elsewhere."""
+    inside = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(inside, list) or len(inside) != 1 or not isinstance(inside[0], str) or isinstance(inside[0], Number):
+        return None
+    return str(inside[0])
+
+
 def as_text(value: Any, column: str) -> str:
     """A cell as text: numbers and truth values as JSON writes them; raises RowProblem for a missing or nested cell."""
     if isinstance(value, str):
         return str(value)
+    if (alone := only_text(value)) is not None:
+        return alone
     if is_missing(value):
         raise RowProblem(f"column {column} is missing")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple | dict | bytes):
-        kind = "bytes" if isinstance(value, bytes) else "an object" if isinstance(value, dict) else "a list"
-        raise RowProblem(f"column {column} has {kind}, not text")
+        object = f"an object ({', '.join(map(str, list(value)[:SHOWN]))})" if isinstance(value, dict) else "a list"
+        raise RowProblem(f"column {column} has {'bytes' if isinstance(value, bytes) else object}, not text")
     return str(value)
 
 
 def optional_text(row: dict[str, Any], column: str | None) -> list[str]:
-    """The cell of a column that a row, or the whole source, may lack: one text that is not blank, or none."""
+    """The cell of a column that a row, or the whole source, may lack: its texts that are not blank, of which a list has several."""
     if column is None or is_missing(row.get(column)):
         return []
-    text = as_text(row[column], column)
-    return [text] if text.strip() else []
+    cell = row[column]
+    texts = cell if isinstance(cell, list) and all(isinstance(text, str) for text in cell) else [as_text(cell, column)]
+    return [text for text in texts if text.strip()]
 
 
 def joined(first: str, more: Sequence[str]) -> str:

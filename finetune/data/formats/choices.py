@@ -19,9 +19,12 @@ from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 from finetune.errors import UnknownFormat
 
-QUESTIONS = ("question", "question_stem", "stem", "query", "problem", "prompt", "sentence", "goal", "ctx", "q")
-GIVEN = ("context", "passage", "article", "premise")
-LISTS = ("choices", "options", "endings", "candidates", "answer_choices")
+QUESTIONS = ["question", "question_stem", "stem", "query", "problem", "prompt", "sentence", "goal", "ctx", "q", "sent2", "ctx_b", "input"]
+QUESTIONS += ["instruction", "text"]
+HALVES = {"sent2": "sent1", "ctx_b": "ctx_a", "input": "instruction"}  # a question that begins in another column
+GIVEN = ("context", "passage", "article", "premise", "dialogue")
+LISTS = ("choices", "options", "endings", "candidates", "answer_choices", "choice")
+ANSWERS = "answers"  # a list of choices where another column numbers the right one
 RIGHT = [
     "answer",
     "answers",
@@ -34,8 +37,10 @@ RIGHT = [
     "correct_answer",
     "correct_option",
 ]
-RIGHT += ["correct_choice", "correct_index", "right_answer", "target", "gold", "cop"]
-COLUMN = re.compile(r"(option|choice|ending|opt|op|sol|)[ _]?([a-j]|\d)", re.IGNORECASE)
+RIGHT += ["correct_choice", "correct_index", "right_answer", "target", "gold", "cop", "correct_answer_id", "correct_answer_index"]
+RIGHT += ["correct_answers", "correct_answer(s)", "answer_id", "output", "response", "completion"]
+COLUMN = re.compile(r"(option|choice|ending|answer|ans|opt|op|sol|)[ _]?([a-j]|\d)", re.IGNORECASE)
+LETTERED = re.compile(r"(?:^|\s{0,9}[\n,;|]\s{0,9})\(?([a-jA-J]) ?[.):] {0,9}")  # "A. Rome\nB. Oslo", "a ) 1 , b ) 2"
 SEVERAL = re.compile(r"\s*[,;&+/]\s*")
 Choices = dict[str, str]  # by what each is called: A, B, ...
 
@@ -53,15 +58,33 @@ class MultipleChoice:
         self.question, self.choices, self.right, self.first, self.given, self.beside = question, choices, right, first, given, beside
         named = (*beside.before_it, given, question, *choices, right)
         self.columns = tuple(column for column in named if column is not None)
+        self.inside: str | None = None  # the column in whose objects question and choices are
         self.note = "Each question is followed by its choices, and the right one is learned with its letter."
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> MultipleChoice | None:
-        question, listed = _named(columns, *QUESTIONS), _named(columns, *LISTS)
-        choices = [listed] if listed is not None else _of_columns(columns)
-        if question is None or not choices:
+        if inside := next((name for name in columns if sample and all(_has_choices(row.get(name)) for row in sample)), None):
+            rows = [_opened(row, inside) for row in sample]
+            found = cls.matches(list(dict.fromkeys(name for row in rows for name in row)), rows)
+            if found is not None:
+                found.inside, found.columns = inside, (*found.beside.before_it, inside, found.right)
+            return found
+        question = _named(columns, *QUESTIONS)
+        if question is None:
             return None
-        given = find_column([column for column in columns if column != question], *GIVEN)
+        given = find_column([column for column in columns if column != question], HALVES.get(question.strip().lower(), ""), *GIVEN)
+        lists = [[column] for name in LISTS if (column := _named(columns, name)) is not None]
+        several = [[column] for column in [find_column(columns, ANSWERS)] if column is not None]
+        tried = (cls._with(question, given, choices, columns, sample) for choices in [*lists, _of_columns(columns), *several] if choices)
+        found = next(filter(None, tried), None)
+        return None if found is None or (sample and found._is_told(sample)) else found
+
+    @classmethod
+    def _with(
+        cls, question: str, given: str | None, choices: Sequence[str], columns: Sequence[str], sample: Sequence[dict[str, Any]]
+    ) -> MultipleChoice | None:
+        """The format of rows with these choices; None where no column says which is right."""
+        several = choices[0].strip().lower() == ANSWERS  # which may all be right
         free = [column for column in columns if column not in (question, given, *choices)]
         unclear: UnknownFormat | None = None
         named = dict.fromkeys(column for name in RIGHT if (column := _named(free, name)) is not None)
@@ -73,11 +96,18 @@ class MultipleChoice:
                 continue
             beside = Beside.find(columns, sample, [question, given, right, *choices])
             found = cls(question, choices, right, first, given, beside)
-            if 2 * sum(bool(found.answers(row, _choices(row, choices))) for row in sample) >= len(sample):
+            is_one = 2 * sum(bool(found.answers(row, _choices(row, choices))) for row in sample) >= len(sample)
+            if is_one and not (several and first is None):
                 return found
-        if unclear:
+        if unclear and not several:
             raise unclear
         return None
+
+    def _is_told(self, sample: Sequence[dict[str, Any]]) -> bool:
+        """Whether all questions list their choices by the names that the answers have."""
+        told = [(str(row.get(self.question)), name, choice) for row in sample for name, choice in _choices(row, self.choices).items()]
+        listed = (re.search(rf"\b{re.escape(name)}\W{{1,3}}{re.escape(choice.strip())}", question, re.I) for question, name, choice in told)
+        return all(listed) and not any(_numbers(row.get(self.right)) for row in sample)
 
     def answers(self, row: Mapping[str, Any], choices: Choices) -> list[str]:
         """What the right ones of a row's choices are called, of several "A, C" or a list; none where nothing says it."""
@@ -104,13 +134,26 @@ class MultipleChoice:
         return called if called in choices else None  # the cell of a column may be empty
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        row = _opened(row, self.inside)
         choices = _choices(row, self.choices)
         right = self.answers(row, choices)
         if not right:
             raise RowProblem(f"column {self.right} has {str(row.get(self.right))[:40]!r}, which is none of the choices")
         listed = "\n".join(f"{name}. {text}" for name, text in choices.items())
-        asked = joined("", [*optional_text(row, self.given), as_text(row.get(self.question), self.question), listed])
+        question = optional_text(row, self.question) if self.given else [as_text(row.get(self.question), self.question)]
+        asked = joined("", [*optional_text(row, self.given), *question, listed])
         return self.beside.before(row, [user(asked), assistant("\n".join(f"{name}. {choices[name]}" for name in right))])
+
+
+def _has_choices(cell: Any) -> bool:
+    """Whether a cell is a question with its choices: {"stem": "Which?", "choices": [...]}."""
+    return isinstance(cell, dict) and any(name in cell for name in LISTS) and any(name in cell for name in QUESTIONS)
+
+
+def _opened(row: dict[str, Any], inside: str | None) -> dict[str, Any]:
+    """A row with the parts of an object as columns of their own."""
+    cell = row.get(inside) if inside is not None else None
+    return {**{name: value for name, value in row.items() if name != inside}, **cell} if isinstance(cell, dict) else row
 
 
 def _named(columns: Sequence[str], *names: str) -> str | None:
@@ -119,14 +162,17 @@ def _named(columns: Sequence[str], *names: str) -> str | None:
 
 
 def _of_columns(columns: Sequence[str]) -> list[str]:
-    """Columns called A, B, C or option1, option2 and the like, at least two that follow each other; none if there are none."""
+    """Columns called A, B, C or option1, option2 and the like, at least two that follow each other; none if there are none.
+
+    Two answers beside a label may be equal, or one better, so that of answers there must be three.
+    """
     found: dict[str, list[tuple[str, str]]] = {}
     for column in columns:
         if (named := COLUMN.fullmatch(column.strip())) and (named[1] or named[2].isalpha()):
             found.setdefault(named[1].lower(), []).append((named[2].lower(), column))
     for names in map(sorted, found.values()):
         signs = "".join(sign for sign, _ in names)
-        if len(signs) > 1 and signs in "abcdefghij" + "0123456789" and signs[0] in "a01":
+        if len(signs) > (2 if names[0][1].lower().startswith("ans") else 1) and signs in "abcdefghij" + "0123456789" and signs[0] in "a01":
             return [column for _, column in names]
     return []
 
@@ -144,7 +190,11 @@ def _choices(row: Mapping[str, Any], columns: Sequence[str]) -> Choices:
 
 
 def _listed(cell: Any) -> Choices:
-    """["a", "b"], {"text": ["a", "b"], "label": ["A", "B"]}, [{"label": "A", "text": "a"}, ...] or {"A": "a", "B": "b"}."""
+    """["a", "b"], {"text": ["a", "b"], "label": ["A", "B"]}, [{"label": "A", "text": "a"}, ...], {"A": "a", "B": "b"} or "A. a\\nB. b"."""
+    if isinstance(cell, str):
+        before, *parts = LETTERED.split(cell.strip())
+        found = {letter.upper(): text for letter, text in zip(parts[::2], parts[1::2], strict=True)}
+        return found if not before and "".join(found) == ascii_uppercase[: len(parts) // 2] else {}
     if isinstance(cell, list) and cell and all(isinstance(each, dict) and {"label", "text"} <= each.keys() for each in cell):
         cell = {"text": [each["text"] for each in cell], "label": [each["label"] for each in cell]}
     if isinstance(cell, dict) and isinstance(texts := cell.get("text"), list) and isinstance(names := cell.get("label"), list):
@@ -171,6 +221,8 @@ def _first(right: str, choices: Sequence[str], sample: Sequence[dict[str, Any]])
         return 0
     if any(number == len(each) for number, each in numbers) or (len(choices) > 1 and choices[0].strip().endswith("1")):
         return 1
+    if len(choices) > 1 and choices[0].strip().endswith("0"):
+        return 0
     if any(number < len(each) and str(number) not in each for number, each in numbers):
         raise UnknownFormat(
             f"The column {right} says by numbers which choice is right, and they may count from 0 or from 1.",

@@ -16,6 +16,7 @@ from finetune.data.formats.tools import read_tools
 from finetune.data.formats.tree import RESTS, is_tree
 from finetune.data.rows import NotWanted, RowProblem
 
+ANSWERS = ("completion", "response", "answer", "output")  # to messages that end with a person's words
 OF_CLAUDE = "chat_messages"  # in its export
 NAMES = ("messages", "conversations", "conversation", "chat", "chat_messages", "dialog", "dialogue", "contents", "mapping")
 
@@ -32,7 +33,12 @@ class Messages:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Messages | None:
-        column = next((found for name in NAMES if (found := find_column(columns, name)) and _has_turns(found, sample)), None)
+        there = [found for name in NAMES if (found := find_column(columns, name)) and _has_turns(found, sample)]
+        if find_column(columns, "question") and find_column(columns, "answer", "answers"):
+            there = [column for column in there if not any(_are_texts(row.get(column)) for row in sample)]  # what is asked about
+        if any(find_column(columns, name) for name in ANSWERS):
+            there = [column for column in there if any(_has_answer(row.get(column)) for row in sample)]  # others are prompts
+        column = there[0] if there else None
         if column is None and (found := find_column(columns, "data")) and _has_pairs_of_texts(found, sample):
             column = found  # UltraChat
         return None if column is None else cls(column, Beside.find(columns, sample, [column], history=False))
@@ -64,6 +70,11 @@ class Messages:
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Text inside the messages that is not trained on: other fields, and what comes after the last answer."""
         return turns.left_out(row.get(self.messages), self.messages)
+
+
+def _has_answer(cell: Any) -> bool:
+    said = turns.turns_of(cell)
+    return not said or any(not isinstance(turn, dict) or turns.role_of(turn) not in ("user", "system") for turn in said)
 
 
 def _has_turns(column: str, sample: Sequence[dict[str, Any]]) -> bool:

@@ -16,6 +16,7 @@ from finetune.data.rows import RowProblem
 
 PAIRS = [
     (("prompt",), ("completion", "response", "answer", "output")),
+    (("messages", "conversations"), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
     (("user",), ("assistant",)),
@@ -52,7 +53,7 @@ class PromptCompletion:
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
         if more := optional_text(row, self.given):
             before[-1]["content"] = joined(before[-1]["content"], more)
-        if not turns.is_chat(answered):
+        if not turns.is_chat(answered) or turns.are_texts(answered):
             return self.beside.before(row, [*before, self.beside.answer(row, as_answer(answered, self.completion))])
         after = turns.read_messages(answered, self.completion)
         if after[0]["role"] not in ("assistant", "tool") or after[-1]["role"] != "assistant":

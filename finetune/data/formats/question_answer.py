@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_empty, optional_text
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_empty, is_missing, optional_text
 from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
@@ -46,6 +46,9 @@ class QuestionAnswer:
         if question is None or answer is None:
             return None
         context = find_column(columns, "context", "passage", *(SCHEMAS if _is_sql(answer, sample) else ()))
+        several = find_column(columns, "contexts", "passages", "retrieved_contexts")
+        if context is None and several is not None and all(map(_are_texts, (row.get(several) for row in sample))):
+            context = several
         return cls(question, answer, context, Beside.find(columns, sample, [question, answer, context], reasoning=True))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
@@ -75,6 +78,10 @@ def _is_longer(worked: str, answer: str, sample: Sequence[dict[str, Any]]) -> bo
     """Whether each row has something in the first of two columns, and more than in the second one over all rows."""
     there = all(not is_empty(row.get(worked)) for row in sample)
     return there and sum(len(str(row[worked])) - len(str(row.get(answer))) for row in sample) >= 0
+
+
+def _are_texts(cell: Any) -> bool:
+    return is_missing(cell) or isinstance(cell, str) or (isinstance(cell, list) and all(isinstance(text, str) for text in cell))
 
 
 def _first(answer: Any, column: str) -> Any:

@@ -15,6 +15,7 @@ from finetune.system.shell import quoted
 
 ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
+ANSWERS = ("answer", "answers", "response", "reply", "output", "completion", "translation", "target")  # to a text
 SURE_LABELS = ("label", "labels", "label_text", "sentiment", "intent", "emotion")
 LABELS = (*SURE_LABELS, "class", "category", "code")  # of a text; the last ones may also sort articles
 LABEL_WORDS = 5  # at most, of a label
@@ -60,11 +61,11 @@ class Text:
 
 
 def other_reading(columns: Sequence[str], text: str) -> tuple[str, str] | None:
-    """A prompt and a completion that a column of text may be one of: its question is in another column, or its label is."""
+    """A prompt and a completion that a column of text may be one of: its question is in another column, or its answer or label is."""
     free = [column for column in columns if column != text]
     if (asked := find_column(free, *ONLY_PROMPTS)) is not None:
         return asked, text
-    label = find_column(free, *LABELS)
+    label = find_column(free, *ANSWERS, *LABELS)
     return (text, label) if label is not None else None
 
 

@@ -1,4 +1,4 @@
-"""A conversation as a tree of messages, as ChatGPT exports it (conversations.json, column mapping): an answer asked for again is a branch.
+"""A conversation as a tree of messages, as ChatGPT and DeepSeek export it (column mapping): an answer asked for again is a branch.
 
 branch({"a": {"message": None, "parent": None, "children": ["b"]}, "b": {"message": {...}, "parent": "a", "children": []}})
     ->  [{"role": "user", "content": {"content_type": "text", "parts": ["Hi"]}}]
@@ -13,6 +13,7 @@ from typing import Any
 NODE = {"message", "parent", "children"}
 UNSEEN = ("thoughts", "reasoning_recap", "user_editable_context", "model_editable_context", "system_error")  # kinds of content
 SAID = ("text", "multimodal_text")
+FRAGMENTS = ("REQUEST", "RESPONSE", "THINK")  # of DeepSeek; answers with others rest on a search
 RESTS = "the answers rest on tools, pictures or files, which the text does not have"
 REST = "Answers that rest on tools, pictures or files, which the text does not have, are read but not learned"
 
@@ -37,9 +38,11 @@ def branch(nodes: dict[Any, Any]) -> list[dict[str, Any]]:
                 turn["train"] = False  # "Let me look that up."
             continue
         turn = {"role": _role(message), "content": _words(message)}
+        if thought := _said(message, ("THINK",)) or message.get("reasoning_content"):
+            turn["reasoning_content"] = thought
         if turn["role"] == "user":
             tools, files = False, files or _has_files(message)
-        elif tools or files:
+        elif tools or files or any(part.get("type") not in FRAGMENTS for part in _fragments(message)):
             turn["train"] = False
         turns.append(turn)
     return turns
@@ -67,8 +70,21 @@ def _newest(nodes: dict[Any, Any]) -> list[dict[str, Any]]:
 
 
 def _role(message: dict[str, Any]) -> Any:
-    author = message.get("author")
-    return author.get("role") if isinstance(author, dict) else author
+    if fragments := _fragments(message):
+        return "user" if any(part.get("type") == "REQUEST" for part in fragments) else "assistant"
+    author = message.get("author", message.get("role"))
+    return author.get("role") if isinstance(author, dict) else str(author).lower() if author is not None else None
+
+
+def _fragments(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a message of DeepSeek, which has no author."""
+    parts = message.get("fragments")
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+
+
+def _said(message: dict[str, Any], kinds: tuple[str, ...]) -> str:
+    texts = [part.get("content") for part in _fragments(message) if part.get("type") in kinds]
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _kind(message: dict[str, Any]) -> Any:
@@ -88,6 +104,8 @@ def _parts(message: dict[str, Any]) -> list[Any]:
 
 def _words(message: dict[str, Any]) -> Any:
     """The content; beside pictures and sound only the words, be they written or heard."""
+    if _fragments(message):
+        return _said(message, ("REQUEST", "RESPONSE"))
     if _kind(message) == "text":
         return message.get("content")
     words = [part.get("text") if isinstance(part, dict) else part for part in _parts(message)]
@@ -97,7 +115,7 @@ def _words(message: dict[str, Any]) -> Any:
 def _has_files(message: dict[str, Any]) -> bool:
     about = message.get("metadata")
     shown = [part for part in _parts(message) if isinstance(part, dict) and "audio" not in str(part.get("content_type"))]
-    return bool(shown) or (isinstance(about, dict) and bool(about.get("attachments")))
+    return bool(shown or message.get("files")) or (isinstance(about, dict) and bool(about.get("attachments")))
 
 
 def _is_unseen(message: dict[str, Any]) -> bool:

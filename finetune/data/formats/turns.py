@@ -13,7 +13,7 @@ from itertools import cycle, groupby, zip_longest
 from typing import Any
 
 from finetune.data.formats import flags
-from finetune.data.formats.cells import Message, as_text, is_empty, joined
+from finetune.data.formats.cells import Message, as_text, is_empty, joined, only_text
 from finetune.data.formats.media import media_field
 from finetune.data.formats.parts import Said, is_result, read_parts
 from finetune.data.formats.tools import is_nothing, read_calls, result_text
@@ -36,6 +36,8 @@ ANSWERED = ("assistant", "gpt", "bot", "output", "response", "answer", "completi
 def read_messages(value: Any, column: str) -> list[Message]:
     """The turns of a conversation; raises RowProblem for anything that cannot be learned from."""
     turns = turns_of(value)
+    if not turns and isinstance(value, dict):
+        as_text(value, column)  # which says what it has
     if not turns:
         raise RowProblem(f"column {column} has no list of messages")
     messages: list[Message] = []
@@ -66,13 +68,15 @@ def turns_of(value: Any) -> list[Any]:
             value = inner
         elif is_tree(value):
             value = branch(value)
+        elif isinstance(inner := value.get("choices"), list) and len(inner) == 1 and isinstance(inner[0], dict) and "message" in inner[0]:
+            value = [inner[0]["message"]]  # what an API of OpenAI's kind answers
         elif all(isinstance(cells, list) for cells in value.values()):
             value = [dict(zip(value, cells, strict=False)) for cells in zip_longest(*value.values())]
         elif _said_by(value) is not None or _pair(value):
             value = [value]
     if not isinstance(value, list):
         return []
-    if value and _are_texts(value):
+    if value and are_texts(value):
         if all(isinstance(parsed(turn), dict) for turn in value):
             return [parsed(turn) for turn in value]
         return [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), value, strict=False)]
@@ -90,12 +94,12 @@ def read_prompt(value: Any, column: str) -> list[Message]:
 def turns_alone(value: Any) -> bool:
     """Whether a cell, whatever it is called, is a conversation: objects that each say who speaks."""
     turns = turns_of(value)
-    return bool(turns) and all(isinstance(turn, dict) and role_of(turn) is not None for turn in turns) and not _are_texts(parsed(value))
+    return bool(turns) and all(isinstance(turn, dict) and role_of(turn) is not None for turn in turns) and not are_texts(parsed(value))
 
 
 def is_chat(value: Any) -> bool:
     """Whether a cell has messages: a list, an object, or a text that says as much; any other text is what somebody wrote."""
-    return isinstance(value, list | dict) or (isinstance(value, str) and turns_alone(value))
+    return (isinstance(value, list | dict) and only_text(value) is None) or (isinstance(value, str) and turns_alone(value))
 
 
 def written(value: Any) -> Any:
@@ -126,7 +130,8 @@ def rest_of(prompt: str, part: str | None, sample: Sequence[dict[str, Any]]) -> 
     return None if repeated and all(repeated) else part
 
 
-def _are_texts(value: Any) -> bool:
+def are_texts(value: Any) -> bool:
+    """Whether a cell is a list of texts."""
     return isinstance(value, list) and all(isinstance(turn, str) for turn in value)
 
 

@@ -17,6 +17,7 @@ from finetune.data.formats import is_known
 from finetune.data.formats.messages import NAMES
 from finetune.data.formats.turns import ROLES
 from finetune.data.json_values import DECODER, Number
+from finetune.data.readers.articles import rows_in
 from finetune.data.readers.json_lines import parse_lines, reason_of
 from finetune.data.rows import SETTINGS, Row, SkippedRow
 from finetune.errors import BadRow
@@ -112,7 +113,8 @@ def read_list(window: Window) -> Iterator[Row | SkippedRow]:
             yield Row({"messages": turns}, window.name, head[0][1])
             return
     for item, line in chain(head, items):
-        yield _as_row(item, window.name, line)
+        for each in rows_in(item):
+            yield _as_row(each, window.name, line)
 
 
 def read_document(window: Window, spec: DatasetSpec) -> Iterator[Row | SkippedRow]:
@@ -129,7 +131,7 @@ def read_document(window: Window, spec: DatasetSpec) -> Iterator[Row | SkippedRo
     if records is None:
         keys = f"{', '.join(list(document)[:SHOWN_KEYS])}{' ...' if len(document) > SHOWN_KEYS else ''}"
         yield SkippedRow(window.name, 1, f"one object with the keys {keys}, {SETTINGS}" if document else "an empty object")
-    for number, item in enumerate(records or (), start=1):
+    for number, item in enumerate(chain.from_iterable(map(rows_in, records or ())), start=1):
         yield _as_row(item, window.name, number)
 
 
@@ -170,7 +172,7 @@ def _records(document: Any, spec: DatasetSpec, file: DataFile) -> list[Any] | No
         if others := [f"{key} ({len(items):,})" for key, items in record_lists.items() if key != wanted]:
             file.remarks.append(f"Not read in {file.name}, because the split is {spec.split}: {', '.join(others[:SHOWN_KEYS])}.")
         return list(record_lists[wanted])
-    if len(record_lists) == 1 and not any(isinstance(value, list) for key, value in document.items() if key not in record_lists):
+    if len(record_lists) == 1 and not any(isinstance(value, list) and value for key, value in document.items() if key not in record_lists):
         ((key, found),) = record_lists.items()
         about = sum(isinstance(value, dict) for value in values)  # rows may have an object about them beside them, settings have many
         if key.lower() in HOLDERS or len(document) == 1 or (about < 2 and _recognised(found, spec)):

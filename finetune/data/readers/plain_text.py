@@ -32,8 +32,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     if spec.text_as != "auto":
         yield from _as_asked(file, encoding, whole=spec.text_as == "document")
         return
-    longest = min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, file.path.stat().st_size // max(1, LEAST_DOCUMENTS // file.together)))
-    heading, title = HEADING[file.suffix], TITLE[file.suffix]
+    longest = longest_document(spec, file.path.stat().st_size, file)
     with file.open() as raw, io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE) as begin:
         sample = begin.read(SAMPLE)
     check_kind(sample, file)
@@ -44,22 +43,33 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         file.remarks.append(FRONT)
     with file.open() as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, errors=UNREADABLE)
-        document, begins = "", 1 + above
-        headings, headings_begin = "", 1 + above
-        for paragraph, line in _paragraphs(islice(lines_of(text, file), above, None), 1 + above):
-            if not headings:
-                headings_begin = line
-            headings += paragraph
-            if heading.fullmatch(paragraph) and len(headings) < LINE:
-                continue  # it belongs to what follows
-            section, headings = headings, ""
-            if document.strip() and (len(document) + len(section) > longest or title.match(section)):
-                yield Row({"text": _without_blank_ends(document)}, file.name, begins)
-                document, begins = "", headings_begin
-            document += section
-        document += headings
-        if document.strip():
-            yield Row({"text": _without_blank_ends(document)}, file.name, begins)
+        yield from as_documents(islice(lines_of(text, file), above, None), longest, file.name, file.suffix, 1 + above)
+
+
+def longest_document(spec: DatasetSpec, size: int, file: DataFile) -> int:
+    """Characters of a document, of a file with `size` of them."""
+    return min(spec.max_length * CHARACTERS_PER_TOKEN, max(1, size // max(1, LEAST_DOCUMENTS // file.together)))
+
+
+def as_documents(lines: Iterator[str], longest: int, name: str, suffix: str = ".txt", first: int = 1) -> Iterator[Row]:
+    """The text of some lines in documents of `longest` characters; paragraphs stay whole; `first` is the first line."""
+    heading, title = HEADING[suffix], TITLE[suffix]
+    document, begins = "", first
+    headings, headings_begin = "", first
+    for paragraph, line in _paragraphs(lines, first):
+        if not headings:
+            headings_begin = line
+        headings += paragraph
+        if heading.fullmatch(paragraph) and len(headings) < LINE:
+            continue  # it belongs to what follows
+        section, headings = headings, ""
+        if document.strip() and (len(document) + len(section) > longest or title.match(section)):
+            yield Row({"text": _without_blank_ends(document)}, name, begins)
+            document, begins = "", headings_begin
+        document += section
+    document += headings
+    if document.strip():
+        yield Row({"text": _without_blank_ends(document)}, name, begins)
 
 
 def _as_asked(file: DataFile, encoding: str | None, *, whole: bool) -> Iterator[Row | SkippedRow]:
