@@ -54,7 +54,7 @@ def walk(place: Path, keys: dict[str, list[str]]) -> float:
             asked = QUESTION.findall(terminal.text())
             if asked and asked[-1] != answered:
                 answered = asked[-1]
-                print(f"{time.perf_counter() - began:6.0f} s  {answered}", flush=True)
+                print(f"{time.perf_counter() - began:6.1f} s  {answered}", flush=True)
                 terminal.press(*next((extra for words, extra in keys.items() if answered.startswith(words)), []), ENTER)
             if not alive:
                 print("\n".join(terminal.lines()))

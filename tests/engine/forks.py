@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from workshop import Workshop
 
 ROOT = Path(__file__).parents[2]
+HANGS = 300  # seconds after which a child is taken for one that never ends
 
 
 def paths(*folders: Path) -> str:
@@ -72,6 +74,7 @@ class Forks:
 
     def _read(self) -> str:
         assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], HANGS)[0], f"no answer in {HANGS} s"
         return self.process.stdout.readline().strip()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import psutil
 import pytest
@@ -70,11 +69,10 @@ FAILURES = {
 @pytest.mark.parametrize("template", FLOODS.values(), ids=FLOODS)
 def test_a_template_that_does_not_end_or_floods_the_memory_is_stopped(template: str) -> None:
     tokenizer = byte_level(template)
-    began, before = time.monotonic(), psutil.Process().memory_info().rss
+    before = psutil.Process().memory_info().rss
     with pytest.raises(ModelError, match=r"^The chat template of .* (takes|makes|writes|is too)") as caught:
         render_chat(tokenizer, TURNS)
     assert not isinstance(caught.value, TemplateFailure)
-    assert time.monotonic() - began < 10  # 3 s on a processor of one's own
     assert psutil.Process().memory_info().rss - before < 1_000_000_000
 
 

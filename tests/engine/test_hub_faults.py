@@ -131,10 +131,8 @@ def test_what_the_server_refuses_becomes_one_sentence(hub, run, place, answer, e
     assert "upload" in refused["hint"]
 
 
-def test_without_the_hub_it_is_said_at_once(hub, run):
-    started = time.monotonic()
+def test_without_the_hub_it_is_said(hub, run):
     refused = upload(hub, WRITES, run, HF_ENDPOINT="http://127.0.0.1:9")
-    assert time.monotonic() - started < 40
     assert refused["error"] == "UploadError"
     assert "not reachable" in refused["message"]
     assert "upload" in refused["hint"]

@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 from workshop import Workshop, recorded
 
-from finetune import LLMFineTuner
+from finetune import LLMFineTuner, RunResult
 from finetune.benchmark.scoring import chosen_rows
 from finetune.errors import RecipeError
 from finetune.events import Notice
@@ -46,8 +46,7 @@ def layer(shop: Workshop, until: dict[str, Any], **distillation: Any) -> dict[st
     return shop.distilling(model=None, training=spec, distillation={"until": until, **distillation}, benchmark=BENCHMARK)
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def told_by_kept(patch: pytest.MonkeyPatch) -> list[int]:
     """What the students keep is told by KEPT; the layers of each that was measured."""
     seen: list[int] = []
 
@@ -55,17 +54,33 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(model.config.num_hidden_layers)
         return KEPT[seen[-1]]
 
-    monkeypatch.setattr(RoundCheck, "kept", kept)
+    patch.setattr(RoundCheck, "kept", kept)
     return seen
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return told_by_kept(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(shop: Workshop) -> tuple[LLMFineTuner, RunResult, list[int]]:
+    """A run that keeps 90 % with 4 layers, and what it measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        told = told_by_kept(patch)
+        tuner = shop.tuner(layer(shop, {"retention": 0.9, "step": 1}))
+        return tuner, tuner.run(), told
 
 
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_the_last_student_that_keeps_enough_is_the_result(shop: Workshop, told: list[int]) -> None:
-    tuner = shop.tuner(layer(shop, {"retention": 0.9, "step": 1}))
-    result = tuner.run()
+def test_the_last_student_that_keeps_enough_is_the_result(
+    whole: tuple[LLMFineTuner, RunResult, list[int]], shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuner, result, told = whole
+    told_by_kept(monkeypatch)
     assert told == [5, 4, 3]
     rounds = result.scores["rounds"]
     assert [(each["layers"], each["kept"], each["result"]) for each in rounds] == [(5, 0.95, False), (4, 0.92, True), (3, 0.6, False)]
@@ -103,10 +118,8 @@ def test_where_none_keeps_enough_or_all_do(retention: float, result: int, measur
 
 @pytest.mark.parametrize("which", [1, 3])
 def test_a_run_that_is_interrupted_in_the_check_ends_with_the_same_bits(
-    which: int, shop: Workshop, told: list[int], monkeypatch: pytest.MonkeyPatch
+    which: int, whole: tuple[LLMFineTuner, RunResult, list[int]], shop: Workshop, told: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = shop.tuner(layer(shop, {"retention": 0.9, "step": 1})).run()
-    told.clear()
     real = RoundCheck.kept
 
     def stopped(self: RoundCheck, context: Any, model: Any) -> float:
@@ -125,8 +138,8 @@ def test_a_run_that_is_interrupted_in_the_check_ends_with_the_same_bits(
     assert left.progress().startswith(f"round {which} of 3, step")
     result = LLMFineTuner.unfinished(tuner.folder.output_dir, runtime=shop.runtime).run()
     assert told == [5, 4, 3][:which] + [5, 4, 3][which - 1 :]
-    assert weights(result.output_dir) == weights(whole.output_dir)
-    assert result.scores["rounds"] == whole.scores["rounds"]
+    assert weights(result.output_dir) == weights(whole[1].output_dir)
+    assert result.scores["rounds"] == whole[1].scores["rounds"]
 
 
 def test_what_is_kept_is_measured_on_rows_that_are_neither_trained_on_nor_reported(shop: Workshop) -> None:

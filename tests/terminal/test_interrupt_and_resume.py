@@ -56,7 +56,7 @@ def test_once_saves_says_how_to_go_on_and_going_on_reaches_the_end(by: str, work
 
 
 def test_twice_stops_at_once_and_what_was_saved_stays(workplace: Path) -> None:
-    """What follows the second step takes half a minute, so that only the second Ctrl-C can have ended it."""
+    """What follows the second step takes ten minutes, so that only the second Ctrl-C can have ended it."""
     recipe(workplace, epochs=1, every=1)
     (workplace / "slow").mkdir()
     (workplace / "slow" / "sitecustomize.py").write_text(SLOW_AFTER_TWO)
@@ -70,10 +70,8 @@ def test_twice_stops_at_once_and_what_was_saved_stays(workplace: Path) -> None:
         terminal.press(CTRL_C)
         terminal.wait_for("Press Ctrl-C again")
         terminal.read(0.5)
-        pressed = time.monotonic()
         terminal.press(CTRL_C)
         assert terminal.wait_for_end(RUN_SECONDS) == 130
-        assert time.monotonic() - pressed < 20
         words = " ".join(terminal.text().split())
         assert "step 2 of" in words
         assert "resume" in words
@@ -88,13 +86,13 @@ SLOW_AFTER_TWO = '''
 import builtins, pathlib, sys, time
 
 def slow(event, arguments):
-    """The first record after the checkpoint of the second step takes half a minute."""
+    """The first record after the checkpoint of the second step takes ten minutes."""
     if event == "os.rename" and str(arguments[1]).endswith("step-00000002"):
         sys.slow_soon = True
     elif event == "open" and getattr(sys, "slow_soon", False) and "events.jsonl" in str(arguments[0]):
         sys.slow_soon = False
         pathlib.Path(__file__).with_name("asleep").touch()
-        time.sleep(30)
+        time.sleep(600)
 
 sys.addaudithook(slow)
 '''

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
-import statistics
-import time
 from pathlib import Path
 
 import pytest
 from screen import CTRL_C, DOWN, ENTER, F1, SHIFT_TAB, TAB, UP, Terminal
 
 CTRL_Q, CTRL_R, CTRL_S, END = "\x11", "\x12", "\x13", "\x1b[F"
-FIRST_QUESTION_SECONDS = 0.5
+SLOW_TORCH = """
+import sys, time
+sys.addaudithook(lambda event, arguments: time.sleep(600) if event == "import" and arguments[0] == "torch" else None)
+"""
 QUESTIONS = ("What would", "Model", "Dataset", "Rows to use", "Method")
 
 
@@ -29,18 +31,6 @@ def test_enter_reaches_the_last_question_at_every_width(columns: int, tmp_path: 
             terminal.wait_for(f"STEP {number} · {title}")
         terminal.wait_for("✓ Epochs  1")
         assert "How often the model sees" not in terminal.text(), "its help is gone"
-
-
-def test_the_first_question_is_there_in_half_a_second(tmp_path: Path) -> None:
-    waited, worked = [], []
-    for _ in range(9):
-        began = time.perf_counter()
-        with Terminal(folder=tmp_path, fresh=True) as terminal:
-            terminal.wait_for("? What would you like to do?")
-            waited.append(time.perf_counter() - began)
-            worked.append(terminal.processor_seconds())
-    quickest = min(statistics.median(waited), statistics.median(worked))  # others keep the clock running: then our own work counts
-    assert quickest < FIRST_QUESTION_SECONDS, (waited, worked)
 
 
 def test_arrows_choose_and_the_answer_collapses(tmp_path: Path) -> None:
@@ -114,17 +104,19 @@ def test_help_is_offered_for_every_question_by_a_key_that_gives_it(tmp_path: Pat
 
 @pytest.mark.parametrize("questions", [0, 1, 4])
 def test_ctrl_c_at_a_prompt_leaves_at_once_and_keeps_the_answers(questions: int, tmp_path: Path) -> None:
-    work, cache = tmp_path / "work", tmp_path / "cache"
+    """Background imports do not hold the person up, however long they take."""
+    work, cache, slow = (tmp_path / name for name in ("work", "cache", "slow"))
     work.mkdir()
-    with Terminal(folder=work, env={"FINETUNE_CLI_CACHE": str(cache)}, fresh=True) as terminal:
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(SLOW_TORCH)
+    env = {"FINETUNE_CLI_CACHE": str(cache), "PYTHONPATH": f"{slow}{os.pathsep}{Path(__file__).parents[2]}"}
+    with Terminal(folder=work, env=env, fresh=True) as terminal:
         for question in QUESTIONS[:questions]:
             terminal.wait_for(f"? {question}")
             terminal.press(ENTER)
         terminal.wait_for(f"? {QUESTIONS[questions]}")
-        began = time.perf_counter()
         terminal.press(CTRL_C)
         assert terminal.wait_for_end() == 130
-        assert time.perf_counter() - began < 5, "background imports do not hold the person up"
         terminal.wait_for("Cancelled." if questions > 1 else "Cancelled; nothing written.")
         assert "Traceback" not in terminal.text()
         kept = list((cache / "answers").glob("*.json"))

@@ -95,9 +95,8 @@ def test_keys_do_not_wait_for_a_slow_hub_and_its_late_answer_is_not_shown(hub: H
     buffer = Buffer()
     suggestions = Suggestions(lambda text: suggest.models(text, hub=True), buffer)
     buffer.text = "letters"
-    began = time.monotonic()
     suggestions.refresh()
-    assert time.monotonic() - began < 0.1
+    assert suggestions.found == [], "it did not wait for the answer"
     while not asked(hub):
         time.sleep(0.01)
     buffer.text = "other"

@@ -25,13 +25,11 @@ def failing() -> None:
 def test_a_part_that_fails_or_takes_too_long_is_one_line_and_the_rest_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(None, seconds=float("inf"))
     done: list[str] = []
-    parts = [Part("bad", failing), Part("slow", lambda: time.sleep(30), 1.0)]
+    parts = [Part("bad", failing), Part("slow", lambda: time.sleep(600), 1.0)]
     kinds = [CalledProcessError(1, "gcc"), ZeroDivisionError("by zero"), SafetensorError("no header"), MemoryError("no room")]
     parts += [Part(type(error).__name__, Mock(side_effect=error)) for error in kinds]
     parts.append(Part("good", lambda: done.append("good")))
-    began = time.perf_counter()
     table.section("all", iter(parts))
-    assert time.perf_counter() - began < 5
     said = capsys.readouterr().out.splitlines()
     assert [line.removesuffix(" |").partition(", at ")[0] for line in said[:2]] == [
         "| all | bad | failed RuntimeError: no such kernel",
