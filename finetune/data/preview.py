@@ -32,6 +32,7 @@ USES_TOOLS = "Tool calls are learned if the model's chat template writes them; i
 class Preview:
     """`format` is None, and `problem` says why, where no format was found; `used_columns` are those that the format reads."""
 
+    origin: str
     columns: list[str]
     format: str | None
     used_columns: list[str]
@@ -63,7 +64,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
             reader = RowReader(columns, sample, spec.columns, origin.name, prompts=prompts)
     except UnknownFormat as error:
         shown = [record.values for record in records[:limit]]
-        return Preview(columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)
+        return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)
     template = PlainTemplate(end="", shows_calls=True)
     examples: list[list[Piece]] = []
     shown = []
@@ -97,4 +98,4 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     notes += [f"Rows are left out where {reason}." for reason in not_wanted]
     notes += sorted(depends)
     used, columns = reader.columns, reader.all_columns
-    return Preview(columns, reader.format.name, used, examples, shown, skipped, notes, None, origin.encodings, origin.prose)
+    return Preview(origin.name, columns, reader.format.name, used, examples, shown, skipped, notes, None, origin.encodings, origin.prose)

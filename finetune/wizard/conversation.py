@@ -49,7 +49,7 @@ def run_wizard(*, runtime: Callable[[], RuntimeOptions], plain: bool) -> int:
         except FinetuneError as error:
             raise _spoken(error, kept) from None
         except Exception as error:
-            if not hasattr(error, "__notes__") and (told := kept.told()):  # else the run can be continued, which has them all
+            if not hasattr(error, "__notes__") and (told := kept.in_short()):  # else the run can be continued, which has them all
                 error.add_note(told)
             raise
         if farewell := kept.farewell():
