@@ -50,7 +50,8 @@ def endpoint_host() -> str:
 
 def offline_reason() -> str:
     """Why the Hub is not used, as the beginning of a sentence."""
-    return f"{endpoint_host()} is not reachable" if _answers.cache_info().currsize else "The Hub is not used (HF_HUB_OFFLINE is set)"
+    ours = bool(_before) or _answers.cache_info().currsize > 0  # also when it may be asked again
+    return f"{endpoint_host()} is not reachable" if ours else "The Hub is not used (HF_HUB_OFFLINE is set)"
 
 
 def hub_reachable() -> bool:

@@ -61,7 +61,11 @@ def _spoken(error: FinetuneError, kept: KeptAnswers) -> FinetuneError:
     """The same error with a hint for a conversation. It is the last thing on the screen, so it says what becomes of the answers too."""
     from finetune.wizard.error_words import spoken_hint
 
-    error.hint = "\n".join(filter(None, [spoken_hint(error), kept.in_short()])) or None
+    told = kept.in_short()
+    again = (
+        isinstance(error, Interrupted) and error.saved is None and kept.written > 0
+    )  # then the answers are all that there is to start again with
+    error.hint = "\n".join(filter(None, ["" if again else spoken_hint(error), told])) or None
     return error
 
 

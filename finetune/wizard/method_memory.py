@@ -79,7 +79,7 @@ def recommended(needed: Mapping[str, int], free: int) -> str:
 def _no_adapter(recipe: Recipe, method: Any) -> list[str]:
     """Why the method cannot train an adapter of the model, or train the model further that is one; empty if it can."""
     if not isinstance(recipe.model, str):
-        return ["an adapter alone does not contain the layers of a student made from its teacher"]
+        return ["an adapter would not contain the layers of a student made from its teacher"]
     try:
         source = parse(recipe.model)
         earlier = EarlierAdapter.read(source.path, source.name) if source.path else None

@@ -55,8 +55,8 @@ def _method(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         default = usable[0]
     kind = usable[0] if len(usable) == 1 else _ask_method(prompter, known, usable, default, best, found)
     if len(usable) == 1:
-        why = next(iter(found.refused.values()), "it is the only one there is").rstrip(".")
-        prompter.note(f"Method: {known[kind].title}, {known[kind].summary}. No other can be used: {why}.")
+        why = next(iter(found.refused.values()), "there is no other").rstrip(".")
+        prompter.note(f"Method: {known[kind].title}, {known[kind].summary}. It is the only one here: {why}.")
     if kind == current:
         return {**draft, "method": {**draft.get("method", {}), "kind": kind}}
     draft = {**draft, "method": {"kind": kind}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import peft
@@ -83,7 +84,8 @@ class TestMakingAStudent:
         recorder = Recorder()
         student = make_student(teacher, FromTeacher(layers=4), ROWS, reporter=recorder).model
         torch.testing.assert_close(student(IDS).logits, teacher(IDS).logits)
-        assert "4 of 6 layers: 3 to 4" in recorder.of(Notice)[0].text
+        assert "4 of 6 layers: 3 to 4 are left out" in recorder.of(Notice)[0].text
+        assert re.search(r"5 of 6 layers: layer [34] is left out", make_student(teacher, FromTeacher(layers=5), ROWS).said)
 
     def test_first_and_last_layer_stay_even_if_they_do_nothing(self) -> None:
         teacher = deep("llama")

@@ -138,3 +138,15 @@ def test_a_library_that_was_imported_offline_is_then_as_a_person_set_it(asked: s
     monkeypatch.setitem(sys.modules, "datasets.config", datasets)
     reachability.ask_again()
     assert datasets.HF_HUB_OFFLINE is datasets.HF_DATASETS_OFFLINE is (asked == "1")
+
+
+def test_who_was_offline_is_not_told_of_a_variable_that_nobody_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(reachability, "_before", {})
+    monkeypatch.setattr(reachability, "ASKED_AGAIN", 0)
+    reachability._answers.cache_clear()
+    assert "HF_HUB_OFFLINE is set" in reachability.offline_reason()
+    reachability.go_offline()
+    reachability.ask_again()
+    assert reachability.offline_reason() == "huggingface.co is not reachable"

@@ -240,7 +240,7 @@ def test_a_method_that_is_the_only_one_is_told_and_not_asked() -> None:
     prompter = enter_all_the_way(approach="distillation")
     assert ask(prompter).method.kind == "full"
     assert "method.kind" not in prompter.asked
-    assert any(line.startswith("Method: Full, every weight trains") and "No other can be used" in line for line in prompter.shown)
+    assert any(line.startswith("Method: Full, every weight trains") and "It is the only one here" in line for line in prompter.shown)
 
 
 # What a file has.

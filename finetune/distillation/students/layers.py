@@ -73,6 +73,8 @@ def without(teacher: nn.Module, block: Block) -> Made:
     check_rebuilt(student)
     first, last = block.start + 1, block.start + block.length
     why = f"{first} to {last} are left out, because they change least what passes through them"
+    if first == last:
+        why = f"layer {first} is left out, because it changes least what passes through it"
     said = f"The student keeps {count} of {depth} layers: {why}."
     return Made(student, said, {"layers": count, "of_layers": depth, "left_out": [first, last]})
 
