@@ -119,6 +119,7 @@ SHAPES: dict[str, Shape] = {
         ),
         ASKED,
     ),
+    "a dataset of LangSmith": Shape(lambda n: {"inputs": {"question": f"q{n}"}, "outputs": {"answer": f"a{n}"}}, ASKED),
     "what an API was asked and answered": Shape(
         lambda n: {"input": {"messages": [u(f"q{n}")]}, "output": {"choices": [{"index": 0, "message": a(f"a{n}")}]}}, ASKED
     ),

@@ -222,13 +222,13 @@ def test_the_columns_with_sentences_are_offered_first(empty_folder: Path) -> Non
     assert (columns.prompt, columns.completion) == ("Frage", "Antwort")
 
 
-@pytest.mark.parametrize(("names", "row"), [("text,label", "You have won,spam"), ("text,label,weight", "You have won,spam,1")])
-def test_a_label_is_one_answer_away_from_being_learned(empty_folder: Path, names: str, row: str) -> None:
+@pytest.mark.parametrize(("names", "row"), [("text,category,id", "You have won,spam,x"), ("text,category,weight", "You have won,spam,1")])
+def test_a_category_is_one_answer_away_from_being_learned(empty_folder: Path, names: str, row: str) -> None:
     (empty_folder / "sms.csv").write_text(f"{names}\n" + f"{row}\n" * 30)
     prompter = enter_all_the_way(dataset__source="sms.csv", dataset__reading="pair")
     columns = ask(prompter).dataset.columns
     assert columns is not None
-    assert (columns.prompt, columns.completion) == ("text", "label")
+    assert (columns.prompt, columns.completion) == ("text", "category")
     assert not any("--set" in line for line in prompter.shown)
 
 

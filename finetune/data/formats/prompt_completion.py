@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, find_column, joined, optional_text
+from finetune.data.formats.cells import Message, as_answer, find_column, joined, only_text, optional_text
 from finetune.data.rows import RowProblem
 
 PAIRS = [
@@ -49,6 +49,9 @@ class PromptCompletion:
         return None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        if (asked := only_text(row.get(self.prompt))) is not None:  # wrapped, and so is its answer: {"question": "..."}
+            answer = row.get(self.completion)
+            row = {**row, self.prompt: asked, self.completion: answer if only_text(answer) is None else only_text(answer)}
         row = turns.with_json(row, self.prompt, self.given, self.completion)
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
         if more := optional_text(row, self.given):
