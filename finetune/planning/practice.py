@@ -21,9 +21,8 @@ CUT = 0.5  # of the data's own answers; if more are longer, so will be the stude
 
 @dataclass(frozen=True)
 class PracticeCost:
-    """`answers` are written in all, and `note` says so to people; nothing of it without practice."""
+    """The time that practice takes, and a `note` about it for people; nothing of it without practice."""
 
-    answers: int = 0
     seconds: float = 0.0
     note: str = ""
 
@@ -63,7 +62,7 @@ def practice_cost(context: RunContext, *, student: float, teachers: float, rate:
         f"{spec.tokens} tokens, {spec.refresh} at a time. Writing them, and the teacher that reads them, take {roughly(seconds)}; the "
         "learning rate is a fifth there."
     )
-    return PracticeCost(answers, seconds, note)
+    return PracticeCost(seconds, note)
 
 
 def likely_cut(context: RunContext) -> str | None:
