@@ -75,6 +75,15 @@ def test_a_share_of_right_answers_holds_its_word_to_the_very_top(truth: float, r
     assert wrong < 0.06
 
 
+def test_a_difference_that_each_row_has_is_no_chance_however_unlike_the_rows_are() -> None:
+    before = [0.0, 0.0, 0.0, 0.0, 0.06, 0.0, 0.0, 0.08, 0.0, 0.0, 0.07, 0.07, 0.0]
+    after = [0.42, 1.0, 0.42, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.42, 1.0, 1.0, 1.0]
+    one, other = (statistics_of({"rougeL": each})["rougeL"] for each in (after, before))
+    found, turned = change("rougeL", one, other), change("rougeL", other, one)
+    assert (found["verdict"], turned["verdict"]) == ("better", "worse")
+    assert found["low"] == pytest.approx(0.42), "the row that gained least"
+
+
 @pytest.mark.parametrize("rows", [FEWEST_ROWS, 20, 50, 150])
 def test_answers_that_became_right_decide_as_mcnemars_exact_test_does(rows: int) -> None:
     never = [0.0] * rows
