@@ -256,7 +256,7 @@ def test_an_error_of_the_run_is_the_last_on_the_screen_and_names_the_way_back(mo
 def test_who_stops_before_anything_was_trained_is_told_one_way_to_go_on() -> None:
     kept = leave("training.batch_size")
     again = "Start it again with the same command."
-    assert conversation._spoken(Interrupted("Stopped before anything was trained.", hint=again), kept).hint == kept.told()
+    assert conversation._spoken(Interrupted("Stopped before anything was trained.", hint=again), kept).hint == kept.in_short()
     assert conversation._spoken(Interrupted("Stopped before anything was trained.", hint=again), KeptAnswers(None)).hint == again
     saved = Interrupted("Stopped after step 4.", hint="Continue: finetune-cli resume mine", saved=Path("mine"))
     assert str(conversation._spoken(saved, kept).hint).startswith("Continue: finetune-cli resume mine")
