@@ -14,8 +14,10 @@ from letters import llama
 from finetune.cli import main
 from finetune.data.prepare import prepare_data
 from finetune.data.report import DataReport
+from finetune.data.rows import TAKES_TOOLS
 from finetune.errors import BadRow
 from finetune.hardware.machine import Glance
+from finetune.hub.catalogue import find
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.screen.command_output import _without_rows
@@ -125,7 +127,8 @@ def test_rows_that_no_template_takes_are_not_offered_to_be_skipped(tmp_path: Pat
     data = [{"messages": [{"role": "user", "content": f"{n}"}, call]} for n in range(30)]
     with pytest.raises(BadRow, match="30 of 30 rows cannot be used") as refused:
         report_of(tmp_path, data)
-    assert refused.value.hint == "Use a model whose chat template takes such rows."
+    assert refused.value.hint == f"Use a model whose chat template takes such rows, for example --set model={TAKES_TOOLS}"
+    assert find(TAKES_TOOLS), "the wizard offers it"
 
 
 def test_every_number_of_the_report_is_on_the_screen(tmp_path: Path) -> None:

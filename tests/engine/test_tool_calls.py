@@ -6,19 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import letters
 import numpy as np
 import pytest
 from chat_templates import FAMILIES
+from letters import llama
 
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.reading import read_rows
-from finetune.data.rows import TAKES_TOOLS
 from finetune.data.to_measure import to_measure
 from finetune.data.tool_calls import MEASURED
-from finetune.errors import DatasetError
 from finetune.events import Recorder
-from finetune.hub.catalogue import find
 from finetune.recipe import DatasetSpec
 from finetune.run.chat import Talk, tools_of
 from finetune.run_folder import RunFolder
@@ -79,13 +76,6 @@ def test_a_chat_has_the_tools_that_every_row_had(tmp_path: Path, tools: list[dic
     run = RunFolder(tmp_path / "run")
     run.run.mkdir(parents=True)
     run.write_json(run.data_report, report.to_dict())
-    talk = Talk(letters.llama(vocabulary=len(QWEN)), QWEN, tools=tools_of(run.output_dir))
+    talk = Talk(llama(vocabulary=len(QWEN)), QWEN, tools=tools_of(run.output_dir))
     talk.turns.append({"role": "user", "content": "add 1"})
     assert ('"name": "add"' in QWEN.decode(talk._prompt()[0])) is bool(tools)
-
-
-def test_a_template_without_tools_is_told_with_a_model_that_has_one(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError) as refused:
-        prepare_data(spec_of(tmp_path, [row(number) for number in range(4)]), letters.tokenizer(chat=True), seed=1)
-    assert str(refused.value.hint).endswith("for example --set model=Qwen/Qwen2.5-0.5B-Instruct")
-    assert find(TAKES_TOOLS)
