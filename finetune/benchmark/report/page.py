@@ -71,7 +71,8 @@ def _top(records: Records) -> Html:
             said = element("em", f" {verdict}", class_=verdict_class(verdict))
             between = "against" if scores.get("teacher") else "→"
             pair = (after, before) if scores.get("teacher") else (before, after)
-            tiles.append(_tile(f" {between} ".join(number(metric, value) for value in pair), joined([NAMES[metric], said])))
+            numbers = [number(metric, value).replace(" ", "\u00a0") for value in pair]  # "0.0 %" stays on one line
+            tiles.append(_tile(f" {between} ".join(numbers), joined([NAMES[metric], said])))
     if training:
         tiles.append(_tile(duration(training["train_seconds"]), f"trained, {counted(training['steps'], 'step')}"))
         tiles.append(_tile(size(training["peak_memory_bytes"]), "peak memory"))
