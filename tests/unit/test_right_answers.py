@@ -149,7 +149,7 @@ def test_the_score_has_an_interval_and_is_in_table_report_card_and_gate(metric: 
     write_report(run)
     page = (run.run / "report.html").read_text(encoding="utf-8")
     assert f"Rows from best to worst by {NAMES[metric]}." in page
-    assert "0.0 % → 91.7 %" in page
+    assert "0.0\u00a0% → 91.7\u00a0%" in page, "and not broken between a number and its sign"
     card = card_of(run, repo=None)
     (listed, *_) = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"]
     assert listed == {"type": "accuracy" if metric == "accuracy" else "exact_match", "name": NAMES[metric], "value": 0.9167}
