@@ -62,9 +62,7 @@ def _spoken(error: FinetuneError, kept: KeptAnswers) -> FinetuneError:
     from finetune.wizard.error_words import spoken_hint
 
     told = kept.in_short()
-    again = (
-        isinstance(error, Interrupted) and error.saved is None and kept.written > 0
-    )  # then the answers are all that there is to start again with
+    again = isinstance(error, Interrupted) and error.saved is None and kept.written > 0  # with the answers, and nothing else
     error.hint = "\n".join(filter(None, ["" if again else spoken_hint(error), told])) or None
     return error
 
