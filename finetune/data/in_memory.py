@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from finetune.data import tokenized
+from finetune.data.class_labels import names_of, with_names
 from finetune.data.files import looks_local
 from finetune.data.formats.cells import is_blank_row
 from finetune.data.ignored_text import IgnoredText, left_out_sentences
@@ -65,16 +66,25 @@ def records(given: Any) -> list[dict[str, Any]]:
             several = f"The dataset has several splits: {', '.join(map(str, given))}."
             raise DatasetError(several, hint="Give one of them, such as rows['train'].")
         (given,) = given.values()  # what load_dataset makes of a file
+    names = _class_names(given)
     if hasattr(given, "to_dict") and hasattr(given, "columns"):  # a pandas table
         given = given.to_dict("records")
     elif isinstance(given, Mapping):
         given = _rows_of_columns(given)
     elif _is_numbered(given):
         given = map(given.__getitem__, range(len(given)))
-    found = [_record(row, number) for number, row in enumerate(given, start=1)]
+    found = [with_names(_record(row, number), names) for number, row in enumerate(given, start=1)]
     if not found:
         raise EmptyDataset("The data contains no rows.", hint=ROW)
     return found
+
+
+def _class_names(given: Any) -> dict[str, list[str]]:
+    """Those of a Dataset of datasets."""
+    features = getattr(given, "features", None)
+    if not isinstance(features, Mapping):
+        return {}
+    return names_of({name: feature.names for name, feature in features.items() if type(feature).__name__ == "ClassLabel"}, features)
 
 
 def rows_of_file(name: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finetune.data.class_labels import stored_names, with_names
 from finetune.data.endings import PACKED
 from finetune.data.files import DataFile
 from finetune.data.json_values import without_nulls
@@ -32,10 +33,14 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
     try:
         for batch in _batches(file):
             rows = max(1, HELD // max(1, batch.nbytes))  # whose texts can be as long as the batch
+            names = stored_names(batch.schema.metadata)
             for start in range(0, batch.num_rows, rows):
                 for values in _records(batch.slice(start, rows)):
                     number += 1
-                    yield SkippedRow(file.name, number, values) if isinstance(values, str) else Row(values, file.name, number)
+                    if isinstance(values, str):
+                        yield SkippedRow(file.name, number, values)
+                    else:
+                        yield Row(with_names(values, names), file.name, number)
     except (pa.ArrowException, OSError) as error:
         raise BadRow(f"{file.name} cannot be read as {file.suffix}: {reason(error)}", hint=HINT) from None
 
