@@ -264,7 +264,9 @@ class DatasetSpec(Spec):
 
 class TrainingSpec(Spec):
     epochs: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
-        3, description="Passes over the training rows; auto: enough for a good model.", json_schema_extra=Usual(1, 3)
+        3,
+        description="Passes over the training rows; auto: enough for a good model, more where rows are few.",
+        json_schema_extra=Usual(1, 3),
     )
     batch_size: int = Field(4, ge=1, description="Rows per step. Lower it if memory runs out.")
     gradient_accumulation: int = Field(1, ge=1, description="Batches per step; their gradients are accumulated.")

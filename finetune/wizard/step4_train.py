@@ -48,7 +48,8 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     method = registry.load("methods", get(draft, "method.kind"))
     distilling = draft["approach"] == "distillation"
     # Where a model learns from rows, the method knows better than the setting what is usual.
-    usual = f"{field_of(draft, 'training.learning_rate').description} {method.title} usually takes about {method.learning_rate:g}."
+    what = str(field_of(draft, "training.learning_rate").description).partition(";")[0]  # and not of students
+    usual = f"{what}. {method.title} usually takes about {method.learning_rate:g}."
     draft = ask_field(draft, prompter, "training.learning_rate", help="" if imitates(draft) else usual, more=MORE_RATE)
     if prompter.confirm("advanced", "Change advanced settings?", default=False, help="All have defaults that work."):
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]
