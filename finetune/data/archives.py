@@ -50,4 +50,4 @@ def _directory(path: Path, size: int, changed: int) -> zipfile.ZipFile:
 
 def _is_hidden(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return any(part.startswith(UNSEEN) and part != ".." for part in parts) or parts[0] == "__MACOSX"  # of Finder
+    return any(part.startswith(UNSEEN) and part != ".." for part in parts) or parts[:1] in ((), ("__MACOSX",))  # of Finder

@@ -224,7 +224,8 @@ def _data_of(files: list[DataFile], where: str, notes: list[str]) -> list[DataFi
     # A README next to tables is not data; where there is only prose, it is.
     records = _conversations(files) or [file for file in files if is_record_file(file.name)]
     read = records or [file for file in files if file.suffix in KINDS]
-    left = [file for file in files if file not in read and not Path(file.name).name.lower().startswith(ABOUT)]
+    others = set(files).difference(read)  # of maybe tens of thousands
+    left = [file for file in files if file in others and not Path(file.name).name.lower().startswith(ABOUT)]
     if read and left:
         left = sorted(left, key=lambda file: file.suffix not in KINDS)
         notes.append(f"Not read in {where}: {listed(left, where)}.")
@@ -305,15 +306,16 @@ def _of_group(files: list[DataFile], wanted: set[str]) -> list[DataFile]:
 def _about_splits(found: list[DataFile], chosen: list[DataFile], split: str, measured: str | None) -> list[str]:
     wanted, theirs = _words_of(split), _words_of(measured)
     words = _split_words(found, wanted | theirs)
-    left = [file for file in found if file not in chosen and not words[file] & theirs]
-    same = any(file.name == other.name for file in left for other in chosen)  # in another folder, which says the split
+    others = set(found).difference(chosen)
+    left = [file for file in found if file in others and not words[file] & theirs]
+    same = not {file.name for file in left}.isdisjoint(file.name for file in chosen)  # in another folder, which says the split
     names = [f"{file.path.parent.name}/{file.name}" if same else file.name for file in left]
     notes = [f"Not read, because the split is {split}: {', '.join(names[:SHOWN_FILES])}{_more(names)}."] if left else []
     if measured is None and (other := next((word for word in SPLITS if word != split and any(word in words[file] for file in left)), None)):
         notes[0] += f" To measure on {other}: --set dataset.eval_split={other}"
-    others = [file for file in chosen if words[file] and not words[file] & wanted]
-    if others and any(words[file] & wanted for file in chosen):
-        notes.append(f"Trained on as well, because it is named: {listed(others)}. To measure on it: --set dataset.eval_split=NAME")
+    named = [file for file in chosen if words[file] and not words[file] & wanted]
+    if named and any(words[file] & wanted for file in chosen):
+        notes.append(f"Trained on as well, because it is named: {listed(named)}. To measure on it: --set dataset.eval_split=NAME")
     return notes
 
 
