@@ -49,7 +49,8 @@ def gate(scores: Mapping[str, Any], metric: str, *, than: str = "before") -> str
     """Why the score could not be judged, or None; raises BenchmarkError if it is worse."""
     name, change = NAMES.get(metric, metric), (scores.get("change") or {}).get(metric)
     if not change:
-        return f"{name} was not measured row by row, so it was not judged."
+        how = "row by row" if metric in (scores.get("after") or {}) else "on these rows"
+        return f"{name}: not measured {how}, so not judged."
     if change["verdict"] == "too few rows":
         return f"{name} was not judged. {too_few(scores, change.get('rows'))}"
     if change["verdict"] == "worse":

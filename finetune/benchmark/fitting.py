@@ -1,13 +1,14 @@
 """Metrics that go with ROUGE by what the answers are (labels, JSON, SQL, sums, calls of tools): shared words hide what is wrong.
 
-fitting(["Billing", "Shipping"])        # ["accuracy"]
-fitting(['{"city": "Lyon"}'])           # ["json", "exact_match"]
+fitting([{"reference": "Billing"}, {"reference": "Shipping"}])      # ["accuracy"]
+fitting([{"reference": '{"city": "Lyon"}'}])                        # ["json", "exact_match"]
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from finetune.benchmark.json_answers import NO_JSON, as_json
 
@@ -15,11 +16,12 @@ OF_SHORT = "accuracy"
 LABEL_WORDS, LABEL_LETTERS = 5, 40  # at most, of an answer that is right or wrong as a whole
 SQL = re.compile(r"\s*(?:select|with|insert|update|delete)\s.*\b(?:from|into|set|select)\b", re.IGNORECASE | re.DOTALL)
 CALL = re.compile(r"[\"']name[\"']\s*:.*[\"'](?:arguments|parameters)[\"']\s*:", re.DOTALL)  # of a tool, as nearly all templates write it
-SUM = re.compile(r"#### ?[-$]?[\d.,]+\s*$")  # as GSM8K ends
+SUM = re.compile(r"#### ?[-$]?[\d.,]*\d\.?\s*$")  # as GSM8K ends
 
 
-def fitting(references: Sequence[str]) -> list[str]:
-    """Names in the registry; none where answers are sentences, or the data has no answers to compare with."""
+def fitting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names in the registry, of held-out rows; none where answers are sentences, nor for plain text, which can go on in many ways."""
+    references = [row["reference"] for row in rows if not row.get("is_text")]
     return next((names for is_one, least, names in KINDS if references and sum(map(is_one, references)) >= least * len(references)), [])
 
 

@@ -84,8 +84,12 @@ def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any
 
 
 def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Room for 95 % of the reference answers and their end token, within 16..256 tokens; for all where a cut one would be a wrong one."""
-    references = [row["reference"] for row in rows]
-    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in references]
-    share = 100 if len(rows) < FEW_ROWS or fitting(references) else 95
-    return min(MOST_NEW_TOKENS, max(FEWEST_NEW_TOKENS, math.ceil(float(np.percentile(lengths, share))) + 1))
+    """Room for 95 % of the reference answers and their end token, within 16..256 tokens; for all of them where a cut one is wrong."""
+    share = 100 if len(rows) < FEW_ROWS or fitting(rows) else 95
+    longest = math.ceil(float(np.percentile(answer_lengths(tokenizer, rows), share)))
+    return min(MOST_NEW_TOKENS, max(FEWEST_NEW_TOKENS, longest + 1))
+
+
+def answer_lengths(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The tokens of each reference answer, without its end token."""
+    return [len(tokenizer(row["reference"], add_special_tokens=False)["input_ids"]) for row in rows]

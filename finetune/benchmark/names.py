@@ -137,17 +137,28 @@ def explained(metrics: Iterable[str]) -> list[str]:
     return [f"{NAMES[name]}: {what}." for name, what in EXPLAINED.items() if name in measured]
 
 
+def cut_short(scores: Mapping[str, Any]) -> str | None:
+    """That some answers could not come out right, because they were cut; None where none was."""
+    longest, most = scores.get("longest_reference"), scores.get("max_new_tokens")
+    if not longest or not most or longest <= most or not {*RIGHT, "valid_json"} & scores["after"].keys():
+        return None
+    return f"Answers were cut after {most} tokens, but reference answers have up to {longest:,}: such long ones count as wrong."
+
+
 def by_label(scores: Mapping[str, Any]) -> str | None:
-    """ "Right of each label: spam 2 of 9, ham 41 of 41. Always the same answer is right in 82 %."; None where answers are no labels."""
+    """ "Right of each label: spam 2 of 9, ham 41 of 41. Always answering ham is right in 82 %."; None where answers are no labels."""
     right, rows = (scores.get("per_row") or {}).get("accuracy") or [], scores.get("generations") or []
     labels = [" ".join(strip_control_chars(row["reference"]).split()) for row in rows]
     of = Counter(labels)
-    if len(right) != len(rows) or not 1 < len(of) <= min(MOST_LABELS, len(rows) / 2) or max(map(len, of)) > LONGEST_LABEL:
+    if len(right) != len(rows) or not 0 < len(of) <= min(MOST_LABELS, len(rows) / 2) or max(map(len, of)) > LONGEST_LABEL:
         return None
+    if len(of) == 1:
+        return f"All {len(rows):,} reference answers are {labels[0]}, so they do not show whether the model can tell labels apart."
     found = Counter(label for label, is_right in zip(labels, right, strict=True) if is_right)
     worst_first = sorted(of, key=lambda label: (found[label] / of[label], label))
     listed = ", ".join(f"{label} {found[label]} of {of[label]}" for label in worst_first)
-    return f"Right of each label: {listed}. Always the same answer is right in {share(max(of.values()) / len(rows))}."
+    (commonest, rows_of_it), *_ = of.most_common(1)
+    return f"Right of each label: {listed}. Always answering {commonest} is right in {share(rows_of_it / len(rows))}."
 
 
 def share(value: float) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from finetune import registry
 from finetune.benchmark.copied import copied
 from finetune.benchmark.fitting import OF_SHORT, fitting
-from finetune.benchmark.generation import answer_budget, generate_answers
+from finetune.benchmark.generation import answer_budget, answer_lengths, generate_answers
 from finetune.benchmark.groups import groups_of
 from finetune.benchmark.harness import load_tasks
 from finetune.benchmark.intervals import Statistic, change, estimate, ratio, statistics_of
@@ -75,6 +75,7 @@ class Scores:
     counted: str
     max_new_tokens: int | None
     parameters: int
+    longest_reference: int | None = None  # in tokens
     states: TeacherStates | None = None
     groups: list[int] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)  # what was run of lm-evaluation-harness; its scores are among the others
@@ -151,7 +152,7 @@ def benchmark_model(
     inner = causal_lm(model)
     rows = chosen_rows(held_out, spec, seed)
     references = [row["reference"] for row in rows]
-    also = fitting(references) if "rouge" in spec.metrics else []
+    also = fitting(rows) if "rouge" in spec.metrics else []
     metrics = {name: registry.load("metrics", name)() for name in dict.fromkeys([*spec.metrics, *also])}
     of_losses = [name for name, metric in metrics.items() if getattr(metric, "reads", "texts") == "losses"]
     of_texts = [name for name in metrics if name not in of_losses]
@@ -194,6 +195,7 @@ def benchmark_model(
         losses=losses,
         counted=_counted(rows),
         max_new_tokens=budget,
+        longest_reference=max(answer_lengths(tokenizer, rows)) if budget is not None else None,
         parameters=inner.num_parameters(),
         states=states,
         groups=groups_of(rows),
@@ -260,6 +262,7 @@ def benchmark_json(
         "rows": before.rows,
         "tokens_counted": after.counted,
         "max_new_tokens": after.max_new_tokens,
+        "longest_reference": after.longest_reference,
         "before": before.values,
         "after": after.values,
         "teacher": teacher.values if teacher else None,

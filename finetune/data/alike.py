@@ -1,4 +1,4 @@
-"""What all rows have in common that comes before an answer: a model that never saw a question without it answers poorly without it.
+"""What all rows have in common. Before an answer: a model that never saw a question without it answers poorly without it.
 
 alike = Alike()
 alike.add([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Translate into French: a cat"}, ...])
@@ -15,6 +15,9 @@ from typing import Any
 from finetune.data.formats.cells import Message
 
 FEWEST_WORDS = 3  # of an opening: prompts may begin with the same word by chance
+BARE = ("role", "content")  # of a turn without thoughts and calls
+FEWEST_ROWS, SHOWN = 8, 40  # of one answer, and its characters that are shown
+ONE_ANSWER = "All rows to train on have the same answer, `{}`: that is all the model learns to say, whatever it is asked."
 
 
 class Alike:
@@ -24,6 +27,7 @@ class Alike:
         self._systems: set[str] = set()  # two are enough to know that there is not one
         self._questions, self._begins = 0, ""
         self._tools: list[list[dict[str, Any]]] = []  # likewise
+        self._answers: set[str] = set()  # likewise
 
     def add(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> None:
         """Count the turns of one row, and its tools."""
@@ -31,6 +35,9 @@ class Alike:
             self._tools.append(tools or [])
         if len(self._systems) < 2:
             self._systems.add(messages[0]["content"] if messages[0]["role"] == "system" else "")
+        if len(self._answers) < 2:
+            answers = [turn for turn in messages if turn["role"] == "assistant"]
+            self._answers.add(answers[0]["content"] if len(answers) == 1 and len(answers[0]) == len(BARE) else "")
         question = next((turn["content"] for turn in messages if turn["role"] == "user"), "")
         if not self._questions:
             self._begins = question
@@ -48,6 +55,13 @@ class Alike:
     def tools(self) -> list[dict[str, Any]]:
         """The tools of every row; none where some have none, or others."""
         return self._tools[0] if len(self._tools) == 1 else []
+
+    @property
+    def one_answer(self) -> str | None:
+        """That every row has the same answer; None where they differ or are more than one text."""
+        answer = " ".join(next(iter(self._answers), "").split())
+        is_one = len(self._answers) == 1 and answer and self._questions >= FEWEST_ROWS
+        return ONE_ANSWER.format(f"{answer[:SHOWN]}…" if len(answer) > SHOWN else answer) if is_one else None
 
     @property
     def opening(self) -> str:

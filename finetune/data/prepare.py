@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 6  # part of the fingerprint: raise it when the same rows would give other tokens
-COLUMNS = "answer_start, group, system_prompt, opening, seldom, tools"  # part of the cache's name: what it has beside tokens
+COLUMNS = "answer_start, group, is_text, system_prompt, opening, seldom, tools"  # part of the cache's name: what it has beside tokens
 LONGEST_REFERENCE = 64  # tokens of plain text that stand as the reference of a held-out block
 DATED = "The model's chat template writes today's date; in this run it is always {date}."
 TAKEN = "{rows} rows are taken from those to train on, {why}; no score is reported on them."
@@ -177,7 +177,8 @@ class _Stage:
         report.rewritten, report.noticed = noticed.rows[REWRITTEN], dict(noticed.rows)
         report.notes += noticed.sentences(report.files, unbroken=unbroken)
         report.seldom += noticed.seldom(report.files, unbroken=unbroken)
-        report.notes += filter(None, [thinking.note, DATED.format(date=report.template_date) if report.template_date else ""])
+        dated = DATED.format(date=report.template_date) if report.template_date else ""
+        report.notes += filter(None, [self.alike.one_answer, thinking.note, dated])
         report.train_sequences, report.train_tokens = len(self.lengths), sum(self.lengths)
         report.supervised_share = round(report.supervised_tokens / report.train_tokens, 4)
         report.truncated_share = round(report.truncated / report.train_sequences, 4)
@@ -295,12 +296,13 @@ def measured_row(
     # What is thought and called is part of the answer, and so is what the template writes into it.
     reference = until.reference or str(tokenizer.decode(ahead, skip_special_tokens=True))
     row = {"input_ids": sequence.ids, "labels": sequence.labels, "length": len(sequence.ids)}
-    return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference}
+    return {**row, "prompt_ids": asked, "prompt": prompt, "reference": reference, "is_text": is_text}
 
 
 _TOKENS = "tokens"
 _TRAIN = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "row": "int64", "answer_start": "int32"}
 _HELD_OUT = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "prompt_ids": _TOKENS, "prompt": "string", "reference": "string"}
+_HELD_OUT["is_text"] = "bool"
 
 
 def _write(path: Path, rows: Iterator[dict[str, Any]], columns: dict[str, str]) -> None:

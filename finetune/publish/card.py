@@ -23,6 +23,7 @@ from finetune.benchmark.names import (
     between,
     by_label,
     codes_copied,
+    cut_short,
     each_round,
     explained,
     held_out,
@@ -173,7 +174,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines += ["", f"The student's perplexity is {words}."]
     if practised := own_answers(scores):
         lines += ["", f"After an epoch on the data it learned from its own answers too, which the teacher read: {practised}."]
-    for said in filter(None, [by_label(scores), *explained(metrics), *about_tasks(scores), measured_as(scores)]):
+    for said in filter(None, [by_label(scores), cut_short(scores), *explained(metrics), *about_tasks(scores), measured_as(scores)]):
         lines += ["", said]
     if rounds := each_round(scores):
         lines += ["", "It was made in rounds; each cut the student of the round before and trained it again.", ""]

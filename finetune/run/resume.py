@@ -237,7 +237,9 @@ def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
 
 def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if then["dataset_fingerprint"] != now["dataset_fingerprint"]:
-        raise CannotResume(f"The rows of {context.recipe.dataset.source} have changed since the run began.", hint=NEW_RUN)
+        began, here = then["versions"].get("finetune-cli"), now["versions"]["finetune-cli"]
+        other = f", or version {here} reads them in another way than {began}" if began != here else ""
+        raise CannotResume(f"The rows of {context.recipe.dataset.source} have changed since the run began{other}.", hint=NEW_RUN)
     pairs = [(role, then.get(role) or {}, now[role] or {}) for role in ("model", "teacher")]
     pairs += [("teacher", *each) for each in zip(then.get("teachers", []), now.get("teachers", []), strict=False)]
     for role, began, here in pairs:

@@ -21,6 +21,7 @@ from finetune.benchmark.names import (
     between,
     by_label,
     codes_copied,
+    cut_short,
     each_round,
     each_teacher,
     explained,
@@ -120,6 +121,8 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
         said.append(Text(f"Codes copied: {copied}."))
     if labels := by_label(scores):
         said.append(Text(labels))
+    if cut := cut_short(scores):
+        said.append(Text(f"{cut} To allow more: --set benchmark.max_new_tokens={scores['longest_reference'] + 1}", style="warning"))
     return said
 
 

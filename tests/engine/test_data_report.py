@@ -87,6 +87,16 @@ def test_the_words_that_all_questions_begin_with_are_kept(tmp_path: Path) -> Non
     assert report_of(tmp_path, [{"text": f"Once upon a time there were {n}"} for n in range(30)]).opening == ""
 
 
+def test_one_answer_for_all_rows_is_said(tmp_path: Path) -> None:
+    def labelled(*labels: str) -> DataReport:
+        return report_of(tmp_path, [{"text": f"text {n}", "label": labels[n % len(labels)]} for n in range(30)])
+
+    said = "All rows to train on have the same answer, `news`: that is all the model learns to say, whatever it is asked."
+    assert said in labelled("news").notes
+    for report in (labelled("news", "sport"), report_of(tmp_path, [{"text": f"text {n}"} for n in range(30)])):
+        assert not any("same answer" in note for note in report.notes)
+
+
 def test_a_row_that_is_cut_is_shown_as_it_is_learned(tmp_path: Path) -> None:
     data = [{"prompt": f"q{n}", "completion": "one two three four five six seven eight nine ten"} for n in range(30)]
     report = report_of(tmp_path, data, max_length=24)

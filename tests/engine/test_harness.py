@@ -192,7 +192,7 @@ def test_a_run_has_the_tasks_before_and_after_in_table_report_card_and_gate(shop
     assert of_task["dataset"] == {"name": "pets", "type": "pets"}
     assert of_task["metrics"][0] == {"type": "acc", "name": "acc", "value": round(scores["after"]["pets/acc"], 4)}
     check_gate("pets/acc", tuner.recipe)
-    assert gate({**scores, "change": {}}, "pets/acc") == "pets/acc was not measured row by row, so it was not judged."
+    assert gate({**scores, "change": {}}, "pets/acc") == "pets/acc: not measured row by row, so not judged."
 
 
 @installed

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from read_files import learned, read
 
+from finetune.data.archives import members
 from finetune.data.arrow_records import restored
+from finetune.data.files import DataFile, find_files
 from finetune.errors import BadRow, DatasetNotFound
 from finetune.wizard.step2_dataset import _files_here
 
@@ -151,6 +153,21 @@ def test_the_list_of_an_archive_is_read_once_however_many_files_it_has(tmp_path:
     monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda self, path: (times.append(path), opens(self, path))[1])
     assert len(read(many)) == 20
     assert times == [many]
+
+
+def test_a_member_without_a_name_is_hidden(tmp_path: Path) -> None:
+    with zipfile.ZipFile(packed(tmp_path / "a.zip", faq__csv=TABLE), "a") as archive:
+        archive.writestr(".", "no data")
+    assert members(tmp_path / "a.zip") == ["faq.csv"]
+
+
+def test_files_are_not_compared_with_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = packed(tmp_path / "many.zip", **{f"page{number}__txt": f"Page {number}." for number in range(200)})
+    compared: list[DataFile] = []
+    monkeypatch.setattr(DataFile, "__eq__", lambda self, other: (compared.append(self), self.member == other.member)[1])
+    files, _ = find_files(str(many), None, "train")
+    assert len(files) == 200
+    assert len(compared) < 200 * 20, "and with all others it would be 40,000 times"
 
 
 def test_the_wizard_offers_archives_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,22 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         {"sql_prompt": "a", "sql_context": "CREATE TABLE b (c TEXT)", "sql": " select c from b", "sql_explanation": "d"},
         [user("CREATE TABLE b (c TEXT)\n\na"), assistant(" select c from b")],
     ),
+    "a query that begins as SQL does": ("question_answer", {"query": "Create a", "response": "b"}, [user("Create a"), assistant("b")]),
+    "a conversation and its last answer": (
+        "prompt_completion",
+        {"messages": [user("a"), assistant("b"), user("c")], "response": "d"},
+        [user("a"), assistant("b"), user("c"), assistant("d")],
+    ),
+    "what a tool said, and the answer": (
+        "prompt_completion",
+        {"messages": [user("a"), {"role": "tool", "content": "b"}], "completion": "c"},
+        [user("a"), {"role": "tool", "content": "b"}, assistant("c")],
+    ),
+    "a conversation beside its own last answer": (
+        "messages",
+        {"messages": [user("a"), assistant("b")], "answer": "b"},
+        [user("a"), assistant("b")],
+    ),
     "a question and the query that found it": ("question_answer", {"query": "a", "answer": "b"}, [user("a"), assistant("b")]),
     "capital names": ("question_answer", {"Question": "a", "ANSWER": "b"}, [user("a"), assistant("b")]),
 }

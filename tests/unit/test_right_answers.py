@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from finetune.benchmark.answers import ordered_by, worst
 from finetune.benchmark.fail_if_worse import check_gate, gate, measured_by
 from finetune.benchmark.fitting import fitting
 from finetune.benchmark.intervals import statistics_of
-from finetune.benchmark.names import NAMES, by_label, number
+from finetune.benchmark.names import NAMES, by_label, cut_short, number
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number
 from finetune.benchmark.scoring import Scores, benchmark_json
@@ -66,7 +67,8 @@ def test_of_json_the_fields_count_wherever_they_stand(answers: list[str], refere
         (["Billing", "late delivery", "3"], ["accuracy"]),
         (['{"city": "Lyon"}', "[]"], ["json", "exact_match"]),
         (["SELECT a FROM b;", "with c as (select 1) select * from c", "INSERT INTO a VALUES (1)"], ["exact_match"]),
-        (["6 x 3 is 18.\n#### 18", "so\n#### -1,200"], ["last_number"]),
+        (["6 x 3 is 18.\n#### 18", "so\n#### -1,200", "well, it is\n#### 7."], ["last_number"]),
+        (["a sum that nobody has made yet\n#### ."], []),
         (['<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', "Which numbers shall I add up for you?"], ["exact_match"]),
         (["Billing", "Your order is on its way to Lyon."], []),
         (["Select one of the two from the list, please, and say why.", "No, we have none of them at the moment."], []),
@@ -74,7 +76,9 @@ def test_of_json_the_fields_count_wherever_they_stand(answers: list[str], refere
     ],
 )
 def test_answers_that_are_right_or_wrong_are_counted_without_being_asked_for(references: list[str], metrics: list[str]) -> None:
-    assert fitting(references) == metrics
+    rows = [{"reference": text} for text in references]
+    assert fitting(rows) == metrics
+    assert fitting([{**row, "is_text": True} for row in rows]) == [], "how a text goes on is no answer"
     assert set(metrics) - {"json"} <= set(measured_by(Recipe.from_layers({}))), "--fail-if-worse takes them"
 
 
@@ -115,13 +119,28 @@ def scores_of(metric: str, answers: list[str], references: list[str]) -> Scores:
 def test_labels_are_counted_one_by_one_beside_what_one_answer_for_all_would_score() -> None:
     references = ["ham"] * 9 + ["spam"] * 3
     scores = benchmark_json(*(scores_of("accuracy", answers, references) for answers in (["?"] * ROWS, [*["ham"] * 11, "spam"])))
-    said = "Right of each label: spam 1 of 3, ham 9 of 9. Always the same answer is right in 75 %."
+    said = "Right of each label: spam 1 of 3, ham 9 of 9. Always answering ham is right in 75 %."
     assert by_label(scores) == said
     screen = Console(width=200, theme=THEME, file=io.StringIO())
     screen.print(scores_table(scores, 200))
     assert said in screen.file.getvalue()  # type: ignore[attr-defined]
+    alone = benchmark_json(*[scores_of("accuracy", ["ham"] * ROWS, ["ham"] * ROWS)] * 2)
+    assert str(by_label(alone)).startswith("All 12 reference answers are ham, so they do not show")
     names = [f"name {row}" for row in range(ROWS)]
     assert by_label(benchmark_json(*[scores_of("accuracy", names, names)] * 2)) is None, "no two rows have the same answer"
+
+
+def test_answers_that_were_cut_before_they_could_be_right_are_told() -> None:
+    scores = replace(scores_of("accuracy", ["ham"] * ROWS, ["ham"] * ROWS), longest_reference=17)
+    cut = benchmark_json(scores, scores)
+    screen = Console(width=200, theme=THEME, file=io.StringIO())
+    screen.print(scores_table(cut, 200))
+    said = "Answers were cut after 16 tokens, but reference answers have up to 17: such long ones count as wrong."
+    assert f"{said} To allow more: --set benchmark.max_new_tokens=18" in screen.file.getvalue()  # type: ignore[attr-defined]
+    assert cut_short(cut) == said
+    assert cut_short({**cut, "longest_reference": 16}) is None, "it fits"
+    assert cut_short({**cut, "after": {"rougeL": 0.5}}) is None, "a part of an answer has words in common too"
+    assert cut_short({key: value for key, value in cut.items() if key != "longest_reference"}) is None, "an older run"
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "exact_match", "last_number"])

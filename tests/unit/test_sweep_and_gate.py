@@ -138,7 +138,8 @@ def test_a_score_that_is_worse_fails_with_exit_code_1_and_one_that_cannot_be_jud
     assert "not judged. Too few rows to judge: 4 rows" in str(gate(few, "rougeL"))
     few["rows"], few["change"]["rougeL"]["rows"] = 50, 4
     assert "not judged. Too few rows to judge: 4 of 50 rows count; 8 would do." in str(gate(few, "rougeL"))
-    assert "was not measured row by row" in str(gate(few, "perplexity"))
+    assert gate(few, "perplexity") == "Perplexity: not measured row by row, so not judged."
+    assert gate(few, "accuracy") == "Right answers: not measured on these rows, so not judged."
 
 
 def test_a_score_that_the_run_does_not_measure_is_found_before_it() -> None:

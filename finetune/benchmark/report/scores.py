@@ -18,6 +18,7 @@ from finetune.benchmark.names import (
     by_label,
     by_verdict,
     codes_copied,
+    cut_short,
     each_round,
     each_teacher,
     explained,
@@ -84,7 +85,7 @@ def measured(scores: Mapping[str, Any]) -> Html:
         note += f" Perplexity counts {tokens}."
     if copied := codes_copied(scores):
         note += f" Codes copied: {copied}."
-    for said in filter(None, [by_label(scores), *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]):
+    for said in filter(None, [by_label(scores), cut_short(scores), *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]):
         note += f" {said}"
     if scores.get("teacher"):
         note += " Beside a name: the student compared with its teacher, then with what it was before."

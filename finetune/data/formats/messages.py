@@ -37,7 +37,7 @@ class Messages:
         if find_column(columns, "question") and find_column(columns, "answer", "answers"):
             there = [column for column in there if not any(_are_texts(row.get(column)) for row in sample)]  # what is asked about
         if any(find_column(columns, name) for name in ANSWERS):
-            there = [column for column in there if any(_has_answer(row.get(column)) for row in sample)]  # others are prompts
+            there = [column for column in there if any(_ends_with_an_answer(row.get(column)) for row in sample)]  # others are prompts
         column = there[0] if there else None
         if column is None and (found := find_column(columns, "data")) and _has_pairs_of_texts(found, sample):
             column = found  # UltraChat
@@ -72,9 +72,9 @@ class Messages:
         return turns.left_out(row.get(self.messages), self.messages)
 
 
-def _has_answer(cell: Any) -> bool:
-    said = turns.turns_of(cell)
-    return not said or any(not isinstance(turn, dict) or turns.role_of(turn) not in ("user", "system") for turn in said)
+def _ends_with_an_answer(cell: Any) -> bool:
+    last = next(reversed(turns.turns_of(cell)), None)
+    return last is not None and (not isinstance(last, dict) or turns.role_of(last) not in ("user", "system", "tool", "result"))
 
 
 def _has_turns(column: str, sample: Sequence[dict[str, Any]]) -> bool:

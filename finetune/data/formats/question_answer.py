@@ -17,6 +17,7 @@ from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 
+QUESTIONS = ("question", "query", "problem", "q", "sql_prompt")
 SQL = ("sql", "query", "sql_query", "sql query")  # answers, if they are queries
 SCHEMAS = ("schema", "sql_context", "create_table", "ddl", "table_schema", "db_schema", "database_schema")  # of what is queried
 IS_SQL = re.compile(r"\s*(?:select|with|insert|update|delete|create|alter|drop)\s", re.IGNORECASE)
@@ -37,13 +38,13 @@ class QuestionAnswer:
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
         query = next((name for name in columns if name.strip().lower() in SQL and _is_sql(name, sample)), None)
-        question = find_column([name for name in columns if name != query], "question", "query", "problem", "q", "sql_prompt")
+        question = find_column([name for name in columns if name != query], *QUESTIONS) or find_column(columns, *QUESTIONS)
         answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a", *BEST)
         worked = find_column(columns, "solution")
         if worked is not None and answer is not None and _is_longer(worked, answer, sample):
             answer = worked  # and not the number at its end
         answer = answer or query
-        if question is None or answer is None:
+        if question is None or answer in (None, question):  # "Create a poem about ..." begins like SQL
             return None
         context = find_column(columns, "context", "passage", *(SCHEMAS if _is_sql(answer, sample) else ()))
         several = find_column(columns, "contexts", "passages", "retrieved_contexts")
