@@ -16,8 +16,8 @@ from finetune.data.formats.cells import Message
 
 FEWEST_WORDS = 3  # of an opening: prompts may begin with the same word by chance
 BARE = ("role", "content")  # of a turn without thoughts and calls
-FEWEST_ROWS, SHOWN = 8, 40  # of one answer, and its characters that are shown
-ONE_ANSWER = "All rows to train on have the same answer, `{}`: that is all the model learns to say, whatever it is asked."
+FEWEST_ROWS = 8  # of one answer
+ONE_ANSWER = "All rows to train on have the same answer, so that is all the model learns to say, whatever it is asked."
 
 
 class Alike:
@@ -58,10 +58,8 @@ class Alike:
 
     @property
     def one_answer(self) -> str | None:
-        """That every row has the same answer; None where they differ or are more than one text."""
-        answer = " ".join(next(iter(self._answers), "").split())
-        is_one = len(self._answers) == 1 and answer and self._questions >= FEWEST_ROWS
-        return ONE_ANSWER.format(f"{answer[:SHOWN]}…" if len(answer) > SHOWN else answer) if is_one else None
+        """A sentence where every row has the same answer; None where they differ or are more than one text."""
+        return ONE_ANSWER if len(self._answers) == 1 and "" not in self._answers and self._questions >= FEWEST_ROWS else None
 
     @property
     def opening(self) -> str:

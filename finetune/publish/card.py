@@ -204,10 +204,12 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
         asked, answer = json.dumps(turns, ensure_ascii=False), '[0]["generated_text"][-1]["content"]'
     else:
         asked, answer = json.dumps("".join(f"{turn['content']}\n" for turn in turns), ensure_ascii=False), '[0]["generated_text"]'
-    told = facts.data.get("prompt_options") or {}  # the model is asked as it was in training
-    asking = f", tokenizer_encode_kwargs={told}" if told and facts.data.get("template") == "chat" else ""
+    # The model is asked as it was in training.
+    told = (facts.data.get("prompt_options") or {}) if facts.data.get("template") == "chat" else {}
+    asking = f", tokenizer_encode_kwargs={told}" if told else ""
     if tools := facts.data.get("tools"):
-        asking += f", tools={tools if is_open(recipe.dataset, facts.data) else PRIVATE_TOOLS}"
+        told = {**told, "tools": tools if is_open(recipe.dataset, facts.data) else PRIVATE_TOOLS}
+        asking += f", tools={told['tools']}"
         answer = answer.removesuffix('["content"]')  # which a call need not have
     longest = max(LEAST_NEW_TOKENS, scores.get("max_new_tokens") or 0)  # an answer as long as the references is not cut
     where = "" if repo else " in this folder"
@@ -218,7 +220,8 @@ def _use(recipe: Recipe, facts: RunFacts, scores: Mapping[str, Any], repo: str |
     elsewhere = f"\n\n{snippet(base_of(recipe, facts.continued))}" if facts.adapter and not repo else ""
     kind = (facts.environment.get("model") or {}).get("loads_with", TEXT_MODEL)
     if kind != TEXT_MODEL:  # a model that also sees pictures, which pipelines for text do not load
-        return _use_of_text_part(kind, name, asked, f"{needs}, then{where}:", longest, chat=facts.data.get("template") == "chat")
+        chat = "".join(f", {option}={value}" for option, value in told.items()) if facts.data.get("template") == "chat" else None
+        return _use_of_text_part(kind, name, asked, f"{needs}, then{where}:", longest, chat)
     return f"""## Use
 
 {needs}, then{where}:
@@ -241,10 +244,11 @@ def _asked(recipe: Recipe, facts: RunFacts, prompt: str) -> list[dict[str, str]]
     return [{**turn, "content": strip_control_chars(turn["content"])} for turn in [*turns, {"role": "user", "content": prompt}]]
 
 
-def _use_of_text_part(kind: str, name: str, asked: str, needs: str, longest: int, *, chat: bool) -> str:
+def _use_of_text_part(kind: str, name: str, asked: str, needs: str, longest: int, chat: str | None) -> str:
+    """`chat` are more options of the chat template; None for a model that has none."""
     encoded = (
-        f'apply_chat_template({asked}, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
-        if chat
+        f'apply_chat_template({asked}, add_generation_prompt=True, return_tensors="pt", return_dict=True{chat})'
+        if chat is not None
         else f'__call__({asked}, return_tensors="pt")'
     )
     return f"""## Use

@@ -91,7 +91,7 @@ def test_one_answer_for_all_rows_is_said(tmp_path: Path) -> None:
     def labelled(*labels: str) -> DataReport:
         return report_of(tmp_path, [{"text": f"text {n}", "label": labels[n % len(labels)]} for n in range(30)])
 
-    said = "All rows to train on have the same answer, `news`: that is all the model learns to say, whatever it is asked."
+    said = "All rows to train on have the same answer, so that is all the model learns to say, whatever it is asked."
     assert said in labelled("news").notes
     for report in (labelled("news", "sport"), report_of(tmp_path, [{"text": f"text {n}"} for n in range(30)])):
         assert not any("same answer" in note for note in report.notes)

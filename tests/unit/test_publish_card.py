@@ -333,6 +333,10 @@ def test_the_use_section_gives_the_tools_that_all_rows_had_and_private_ones_stay
     assert f", tools=[{{'type': 'function', 'function': {{'name': '{shown}'}}}}]" in card
     assert '[0]["generated_text"][-1])' in card
     assert ("'add'" in card) is (shown == "add")
+    sees = {**FACTS.environment, "model": {"loads_with": "AutoModelForImageTextToText"}}
+    told = {**FACTS.data, "tools": tools, "prompt_options": {"enable_thinking": False}}
+    card = model_card(recipe(dataset={"source": source}), replace(FACTS, data=told, environment=sees), SCORES)
+    assert "return_dict=True, enable_thinking=False, tools=[{'type': 'function', 'function': {'name': '" + shown in card
 
 
 def test_a_teacher_that_was_fine_tuned_here_is_not_called_by_the_name_of_its_base(tmp_path):
