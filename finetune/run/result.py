@@ -13,11 +13,12 @@ from typing import Any
 from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.data.tokens.plain_in_jinja import template_for_others
 from finetune.distillation.quantised import is_quantised, settle
-from finetune.events import OwnAnswers, RanksSettled, read_events
+from finetune.events import Notice, OwnAnswers, RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
 from finetune.model_folder import is_adapter
 from finetune.models.saved import complete
 from finetune.recipe.teacher_settings import OneTeacherSpec, part_of
+from finetune.registry import title
 from finetune.run.baselines import TeacherScores, measure
 from finetune.run.costs import measure_costs
 from finetune.run_context import RunContext
@@ -49,6 +50,8 @@ def final_scores(
 ) -> dict[str, Any]:
     """benchmark.json: the result beside the base model, or beside the teacher and the student it was before."""
     teacher = taught.one if taught else None
+    if said := read_otherwise(folder.known(folder.data_report).get("format"), context.data.report.format):
+        context.reporter.report(Notice(said, "warning"))
     with context.stage("after", "Measuring the new model"):
         after = measure(context, model, "after", **({"teacher": teacher.states} if teacher else {}))
     sizes = {"after": sum(file.stat().st_size for file in folder.output_dir.glob("*.safetensors"))}
@@ -76,6 +79,17 @@ def final_scores(
         scores["own_answers"] = [{each.name: record[each.name] for each in fields(OwnAnswers)} for record in written]
     ranks = [record["ranks"] for record in events if record.get("event") == RanksSettled.name]
     return scores | ({"ranks": ranks[-1]} if ranks else {})
+
+
+def read_otherwise(then: str | None, now: str) -> str | None:
+    """That a run learned its rows in another format than they have now: its file or this version is another one, and so are its scores."""
+    if then in (None, now):
+        return None
+    learned, measured = (title("formats", name) for name in (then, now))
+    return (
+        f"The run learned its rows as {learned}, and they are now read as {measured}. "
+        "To measure what it learned, name dataset.columns in its run/recipe.yaml."
+    )
 
 
 def _of_a_round(entry: Mapping[str, Any]) -> dict[str, Any]:

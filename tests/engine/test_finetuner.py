@@ -24,6 +24,7 @@ from finetune.events import Notice, Recorder, read_events
 from finetune.hardware.machine import glance
 from finetune.recipe.schema import EDITOR_LINE, recipe_schema
 from finetune.run.finetuner import RunResult
+from finetune.run.result import read_otherwise
 from finetune.wizard import ask_recipe
 from finetune.wizard.asking.prompter import ScriptedPrompter
 from finetune.wizard.host import HostInfo
@@ -168,6 +169,14 @@ def test_measuring_a_finished_run_again_gives_its_scores(which: str, shop: Works
     kept = (result.output_dir / "run" / "benchmark.json").read_text()
     again = LLMFineTuner.of_run(result.output_dir, reporter=Recorder(), runtime=shop.runtime).benchmark()
     assert scores(again) == scores(json.loads(kept))
+
+
+def test_rows_that_are_now_read_in_another_format_than_they_were_learned_in_are_told() -> None:
+    assert read_otherwise("text", "prompt_completion") == (
+        "The run learned its rows as plain text, and they are now read as prompt and completion. "
+        "To measure what it learned, name dataset.columns in its run/recipe.yaml."
+    )
+    assert (read_otherwise("text", "text"), read_otherwise(None, "text")) == (None, None)
 
 
 @pytest.mark.parametrize("make", [Workshop.layer, Workshop.distilling], ids=["lora", "distillation"])
