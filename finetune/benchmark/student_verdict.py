@@ -18,7 +18,8 @@ from typing import Any
 
 from finetune.benchmark.names import FEWEST_ROWS, NAMES, independent, number, retained, share
 
-METRICS = {"rougeL": "ROUGE-L", "accuracy": "right answers", "last_number": "right numbers", "exact_match": "exact matches"}  # first known
+METRICS = {"rougeL": "ROUGE-L", "accuracy": "right answers", "last_number": "right numbers"}  # the first that is known
+METRICS |= {"json_fields": "right fields", "exact_match": "exact matches"}
 WORDS = ("not usable", "weak", "usable")
 KEPT = (50, 80)  # percent of the teacher's answers: from here on it is weak, usable
 TIMES = (3.0, 1.5)  # the teacher's perplexity: up to here it is weak, usable

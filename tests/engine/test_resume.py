@@ -14,7 +14,7 @@ import yaml
 from letters import llama
 from workshop import StopAt, Workshop, model_folder
 
-from finetune import LLMFineTuner
+from finetune import LLMFineTuner, __version__
 from finetune.cli import main
 from finetune.errors import CannotResume, Diverged, Interrupted
 from finetune.events import CheckpointSaved, Notice, Recorder, Resumed, TrainingStep, read_events
@@ -150,6 +150,14 @@ def change_rows(folder: Path, shop: Workshop) -> None:
     recipe.write_text(recipe.read_text().replace(str(shop.rows), str(other)))
 
 
+def change_program(folder: Path, shop: Workshop) -> None:
+    change_rows(folder, shop)
+    path = folder / "run" / "environment.json"
+    content = json.loads(path.read_text())
+    content["versions"]["finetune-cli"] = "0.1"
+    path.write_text(json.dumps(content))
+
+
 def change_model(folder: Path, shop: Workshop) -> None:
     recipe = folder / "run" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace(f"model: {shop.model}", f"model: {shop.smaller_model()}"))
@@ -190,10 +198,11 @@ def other_weights(folder: Path) -> None:
     [
         (change_recipe, "training.learning_rate is 0.02 in run/recipe.yaml, and the run began with 0.01"),
         (change_version, "The run began with peft 99.1"),
-        (change_rows, "have changed since the run began"),
+        (change_rows, "have changed since the run began."),
+        (change_program, f"have changed since the run began, or version {__version__} reads them in another way than 0.1."),
         (change_model, "has changed since the run began"),
     ],
-    ids=["recipe", "version", "rows", "model"],
+    ids=["recipe", "version", "rows", "program", "model"],
 )
 def test_what_changed_in_a_way_that_matters_is_refused_in_one_sentence(change: Any, words: str, shop: Workshop) -> None:
     folder = stopped(shop, 3)

@@ -103,6 +103,11 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         {"input": {"a": 1}, "output": [{"name": "b", "role": "user"}, {"name": "c", "role": "chief"}]},
         [user('{"a": 1}'), assistant('[{"name": "b", "role": "user"}, {"name": "c", "role": "chief"}]')],
     ),
+    "one field to extract from a text in an object": (
+        "prompt_completion",
+        {"input": {"text": "a"}, "output": {"city": "b"}},
+        [user("a"), assistant('{"city": "b"}')],
+    ),
     "nothing to extract": ("instruction", {"instruction": "a", "input": {}, "output": {}}, [user("a\n\n{}"), assistant("{}")]),
     "one message to learn": ("prompt_completion", {"prompt": "a", "completion": assistant("b")}, [user("a"), assistant("b")]),
     "text to SQL": (

@@ -49,9 +49,10 @@ class PromptCompletion:
         return None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        if (asked := only_text(row.get(self.prompt))) is not None:  # wrapped, and so is its answer: {"question": "..."}
+        if (asked := only_text(row.get(self.prompt))) is not None:  # wrapped, and so is its answer: {"question": "..."}, {"answer": "..."}
             answer = row.get(self.completion)
-            row = {**row, self.prompt: asked, self.completion: answer if only_text(answer) is None else only_text(answer)}
+            is_wrapped = isinstance(answer, dict) and not answer.keys() - set(turns.ANSWERED)  # {"city": "..."} becomes JSON, as with more
+            row = {**row, self.prompt: asked, self.completion: (only_text(answer) if is_wrapped else None) or answer}
         row = turns.with_json(row, self.prompt, self.given, self.completion)
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
         if more := optional_text(row, self.given):
