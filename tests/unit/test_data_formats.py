@@ -136,6 +136,11 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         {"messages": [user("a"), assistant("b")], "answer": "b"},
         [user("a"), assistant("b")],
     ),
+    "a schema that is none of a database": (
+        "question_answer",
+        {"schema": "v2", "question": "a", "answer": "b"},
+        [user("a"), assistant("b")],
+    ),
     "a question and the query that found it": ("question_answer", {"query": "a", "answer": "b"}, [user("a"), assistant("b")]),
     "capital names": ("question_answer", {"Question": "a", "ANSWER": "b"}, [user("a"), assistant("b")]),
 }

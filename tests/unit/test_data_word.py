@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from read_files import learned, read
 
-from finetune.data.readers.word import WORDS
+from finetune.data.readers.word import SMALL, WORDS
 from finetune.errors import BadRow
 
 BODY = """<?xml version="1.0" encoding="UTF-8"?>
@@ -64,6 +64,13 @@ def test_a_folder_of_documents_is_read_without_the_files_by_which_word_locks_the
     found = read(tmp_path / "manuals")
     assert found.facts.files == ["a.docx", "b.docx"]
     assert "\n\n".join(said for (said,) in learned(found)).count("Paragraph") == 60
+
+
+def test_a_document_that_unpacks_to_much_more_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.docx", "w", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("word/document.xml", BODY.format(" " * SMALL))
+    with pytest.raises(BadRow, match=r"^a\.docx unpacks to more than 5 MB\."):
+        read(tmp_path / "a.docx")
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04", document(text("x"))[:-30], document("<w:r>")])

@@ -51,7 +51,7 @@ def test_what_is_right(metric: str, answers: list[str], references: list[str], s
     [
         (['{"b": {"c": [1, 2]}, "a": 1}', "none"], ['{"a": 1, "b": {"c": [1, 3]}}', "[]"], 1 / 2, 2 / 4),
         (['{"a": true, "b": "1", "c": {}}', "[]"], ['{"a": 1, "b": 1, "c": {}}', "[]"], 1, 2 / 4),
-        (['```json\n{"a": 1}\n```', "3", '{"a": 1'], ['{"a": 1}'] * 3, 0, 0),
+        (['```json\n{"a": 1}\n```', "3", '{"a": 1', "[" * 100_000], ['{"a": 1}'] * 4, 0, 0),
     ],
 )
 def test_of_json_the_fields_count_wherever_they_stand(answers: list[str], references: list[str], valid: float, fields: float) -> None:
