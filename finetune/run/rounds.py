@@ -154,9 +154,8 @@ def _next_student(context: RunContext, folder: RunFolder, number: int, before: A
     together = _ranges([layer for layer in range(1, of + 1) if layer not in there or layer in now])
     said = ", ".join(f"{low} to {high}" if high > low else str(low) for low, high in _ranges(now))
     layers = made.facts["layers"]
-    context.reporter.report(
-        Notice(f"The student of round {number} keeps {layers} of the teacher's {of} layers: now {said} are left out, which change least.")
-    )
+    which = f"{said} are left out, which change least" if len(now) > 1 else f"layer {said} is left out, which changes least"
+    context.reporter.report(Notice(f"The student of round {number} keeps {layers} of the teacher's {of} layers: now {which}."))
     folder.write_json(folder.student, {**facts, "layers": layers, "left_out": together, "parameters": made.facts["parameters"]})
     return attach_method(context, made.model)
 

@@ -18,7 +18,7 @@ from finetune.data.tokens.plain_in_jinja import template_for_others
 from finetune.events import Recorder
 from finetune.models.load import load_tokenizer
 from finetune.models.location import locate
-from finetune.models.templates.plain_chat import is_plain_chat
+from finetune.models.templates.plain_chat import is_plain_chat, plain_chat
 from finetune.publish.usage import folder_commands
 from finetune.run.chat import Talk
 from finetune.run_folder import RunFolder
@@ -50,6 +50,12 @@ def test_the_template_gives_the_tokens_of_training(made: Any) -> None:
     for turns in TALKS:
         told = made.apply_chat_template(turns, chat_template=template, add_generation_prompt=True, return_dict=False)
         assert told == prompt(made, turns)
+
+
+def test_tokens_of_other_scripts_stand_in_the_template_as_they_are() -> None:
+    template = plain_chat(begin="<｜begin｜>", end='<｜"end"｜>')
+    assert '{{ "<｜begin｜>" }}' in template
+    assert r'("<｜\"end\"｜>" if' in template
 
 
 def test_where_others_would_read_other_tokens_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
