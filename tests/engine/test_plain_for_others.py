@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bytes_tokenizer import byte_level, sentence_piece
 from letters import llama, tokenizer
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from workshop import Workshop
 
 from finetune import registry
@@ -61,6 +65,12 @@ def test_tokens_of_other_scripts_stand_in_the_template_as_they_are() -> None:
 def test_where_others_would_read_other_tokens_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.data.tokens.plain_in_jinja.lead_ids", lambda _: [])  # a beginning that no text stands for
     assert template_for_others(PLAINLY, byte_level(bos=True)) is None
+
+
+def test_a_tokenizer_that_fails_on_letters_that_it_does_not_know_has_none() -> None:
+    backend = Tokenizer(WordLevel({letter: place for place, letter in enumerate(["</s>", *string.printable])}))
+    backend.pre_tokenizer = Split("", "isolated")
+    assert template_for_others(PLAINLY, PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")) is None
 
 
 @pytest.mark.parametrize("report", [{"template": "plain", "format": "text"}, {"template": "chat", "format": "messages"}, {}])
