@@ -37,7 +37,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def prepare(tmp_path: Path, source: Path | str, tokenizer: Any = None, *, seed: int = 1, reporter: Any = None, **spec: Any) -> PreparedData:
-    settings = {name: spec.pop(name) for name in ("supervise", "system", "routed_by") if name in spec}
+    settings = {"supervise": spec.pop("supervise")} if "supervise" in spec else {}
     runtime = RuntimeOptions(cache_dir=tmp_path / "cache")
     made = tokenizer or byte_level(CHATML)
     return prepare_data(DatasetSpec(source=str(source), **spec), made, seed=seed, runtime=runtime, reporter=reporter, **settings)
@@ -299,15 +299,6 @@ def test_whatever_changes_the_tokens_changes_the_fingerprint(tmp_path: Path) -> 
     elsewhere = tmp_path / "copy.jsonl"
     elsewhere.write_bytes(file.read_bytes())
     assert prepare(tmp_path, elsewhere).fingerprint == prepare(tmp_path / "other_cache", file).fingerprint
-
-
-def test_the_contents_are_what_is_learned_from_however_it_was_chosen(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.jsonl", pairs(20))
-    first, all_of_them = prepare(tmp_path, file), prepare(tmp_path, file, samples=None)
-    assert all_of_them.fingerprint != first.fingerprint
-    assert all_of_them.contents == first.contents
-    changes: list[dict[str, Any]] = [{}, {"seed": 2}, {"supervise": "all"}, {"system": "Be brief."}, {"routed_by": "answer"}]
-    assert len({prepare(tmp_path, file, **change).contents for change in changes}) == len(changes)
 
 
 def test_a_prepared_set_is_not_left_half_written_when_preparing_fails(tmp_path: Path) -> None:
