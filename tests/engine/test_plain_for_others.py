@@ -23,9 +23,11 @@ from finetune.events import Recorder
 from finetune.models.load import load_tokenizer
 from finetune.models.location import locate
 from finetune.models.templates.plain_chat import is_plain_chat, plain_chat
+from finetune.models.tokenizer_files import save_tokenizer
 from finetune.publish.usage import folder_commands
 from finetune.run.chat import Talk
 from finetune.run_folder import RunFolder
+from finetune.runtime import RuntimeOptions
 
 PLAINLY = {"template": "plain", "format": "prompt_completion"}
 TALKS: tuple[tuple[Message, ...], ...] = (
@@ -76,6 +78,17 @@ def test_a_tokenizer_that_fails_on_letters_that_it_does_not_know_has_none() -> N
 @pytest.mark.parametrize("report", [{"template": "plain", "format": "text"}, {"template": "chat", "format": "messages"}, {}])
 def test_what_was_not_asked_plainly_gets_no_template(report: dict[str, str]) -> None:
     assert template_for_others(report, byte_level()) is None
+
+
+def test_a_model_that_has_it_keeps_it_whatever_it_is_trained_on(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "had")
+    made = tokenizer()
+    made.chat_template = plain_chat(begin="", end="</s>")
+    made.save_pretrained(tmp_path / "had")
+    ours = load_tokenizer(locate(str(tmp_path / "had"), RuntimeOptions(cache_dir=tmp_path), Recorder()))
+    (tmp_path / "saved").mkdir()
+    save_tokenizer(ours, tmp_path / "had", tmp_path / "saved", template=template_for_others({"template": "plain", "format": "text"}, ours))
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == made.chat_template
 
 
 def test_a_run_is_saved_and_merged_with_it_and_asks_here_as_before(shop: Workshop, tmp_path: Path) -> None:
