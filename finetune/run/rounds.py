@@ -146,7 +146,7 @@ def _next_student(context: RunContext, folder: RunFolder, number: int, before: A
     assert isinstance(context.recipe.model, StudentSpec)
     facts = folder.read_json(folder.student)
     with context.stage("student", f"Making the student of round {number}"):
-        made = make_student(before, context.recipe.model.from_teacher, context.data.train)
+        made = make_student(before, context.recipe.model.from_teacher, context.data.train, reporter=context.reporter, say=False)
     of = int(facts["of_layers"])
     first, last = made.facts["left_out"]
     there = [layer for layer in range(1, of + 1) if not any(low <= layer <= high for low, high in left_out)]
