@@ -33,7 +33,7 @@ MACHINE: dict[str, Callable[[Any], str]] = {  # what of a machine decides the di
 }
 MODEL_FACTS = {"revision": "revision", "bytes": "size", "identity": "content"}  # older versions wrote down no identity and no teacher
 # Of a data report, for runs of versions that wrote down no `dataset_contents`.
-COUNTED = ("format", "columns", "train", "held_out", "deciding", "train_tokens", "supervised_tokens", "histogram", "examples")
+COUNTED = ("train", "held_out", "train_tokens", "supervised_tokens", "histogram", "examples")
 AFTERWARDS = (
     "output_dir",
     "benchmark",
@@ -243,9 +243,8 @@ def _compare_rows(context: RunContext, folder: RunFolder, then: Mapping[str, Any
     """Another version of the program has other fingerprints of the same rows: what counts is what is learned from them."""
     if then["dataset_fingerprint"] == now["dataset_fingerprint"] or then.get("dataset_contents") == now["dataset_contents"]:
         return
-    report = context.data.report.to_dict()
-    known = "dataset_contents" not in then and folder.known(folder.data_report)
-    if not known or any(known.get(name) != report[name] for name in COUNTED):
+    report, known = context.data.report.to_dict(), folder.known(folder.data_report)
+    if "dataset_contents" in then or any(known.get(name) != report[name] for name in COUNTED):
         raise CannotResume(f"The rows of {context.recipe.dataset.source} have changed since the run began.", hint=NEW_RUN)
     text = "The run was begun by an older version of the program. Its rows count as unchanged: there are as many, with the same lengths."
     context.reporter.report(Notice(text, "warning"))
