@@ -33,7 +33,7 @@ MACHINE: dict[str, Callable[[Any], str]] = {  # what of a machine decides the di
 }
 MODEL_FACTS = {"revision": "revision", "bytes": "size", "identity": "content"}  # older versions wrote down no identity and no teacher
 # Of a data report, for runs of versions that wrote down no `dataset_contents`.
-COUNTED = ("train", "held_out", "train_tokens", "supervised_tokens", "histogram", "examples")
+COUNTED = ("train", "held_out", "train_tokens", "supervised_tokens", "histogram")
 AFTERWARDS = (
     "output_dir",
     "benchmark",
@@ -244,10 +244,15 @@ def _compare_rows(context: RunContext, folder: RunFolder, then: Mapping[str, Any
     if then["dataset_fingerprint"] == now["dataset_fingerprint"] or then.get("dataset_contents") == now["dataset_contents"]:
         return
     report, known = context.data.report.to_dict(), folder.known(folder.data_report)
-    if "dataset_contents" in then or any(known.get(name) != report[name] for name in COUNTED):
+    same = known and _first_texts(known) == _first_texts(report) and all(known.get(name) == report[name] for name in COUNTED)
+    if "dataset_contents" in then or not same:
         raise CannotResume(f"The rows of {context.recipe.dataset.source} have changed since the run began.", hint=NEW_RUN)
     text = "The run was begun by an older version of the program. Its rows count as unchanged: there are as many, with the same lengths."
     context.reporter.report(Notice(text, "warning"))
+
+
+def _first_texts(report: Mapping[str, Any]) -> list[str]:
+    return ["".join(piece["text"] for piece in row) for row in report["examples"]]
 
 
 def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
