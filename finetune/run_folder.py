@@ -285,7 +285,7 @@ def cannot_be_made(output_dir: Path, reason: object) -> BadInput:
 
 
 def beside(folder: Path, ending: str) -> Path:
-    """The place next to `folder` that is called like it, with `ending` after."""
+    """The place next to `folder` that is called like it, and `ending` after that."""
     named = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name
     return named.parent / f"{named.name}{ending}"
 

@@ -9,11 +9,13 @@ Everything is cached by a fingerprint of content, tokenizer and settings; the se
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +53,7 @@ TAKEN = "{rows} rows are taken from those to train on, {why}; no score is report
 DECIDED = {"rounds": "to decide after each round", "steps": "to measure the held-out loss while it trains"}
 BY_EVERY_ANSWER = ("", "conversations")  # ways to hold out rows in which no earlier answer of theirs is trained on either
 PARTS = ("train", "held_out", "deciding")
+LEARNED_FROM = ("input_ids", "labels", "answer_start", "route", TEACHER_IDS)  # columns that a training reads
 EXAMPLES = 3
 REPORTED_EVERY = 1000
 BATCH = 1000
@@ -65,6 +68,16 @@ class PreparedData:
     report: DataReport
     fingerprint: str
     deciding: Dataset | None = None  # rows like those held out, by which it is decided between rounds or steps
+
+    @cached_property
+    def contents(self) -> str:
+        """A hash of what a training reads of the rows: the same where another version of the readers gives the same."""
+        found = hashlib.sha256()
+        for part in filter(None, (self.train, self.deciding)):
+            for name in LEARNED_FROM:
+                if name in part.column_names:
+                    _add_column(found, part.data.column(name).chunks)
+        return found.hexdigest()
 
 
 def prepare_data(
@@ -303,6 +316,15 @@ _TOKENS = "tokens"
 _TRAIN = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "row": "int64", "answer_start": "int32"}
 _HELD_OUT = {"input_ids": _TOKENS, "labels": _TOKENS, "length": "int32", "prompt_ids": _TOKENS, "prompt": "string", "reference": "string"}
 _HELD_OUT["is_text"] = "bool"
+
+
+def _add_column(found: Any, chunks: list[Any]) -> None:
+    """Add the values of an Arrow column to a hash; of tokens also how many each row has."""
+    nested = [chunk for chunk in chunks if hasattr(chunk, "value_lengths")]
+    for values in [chunk.flatten() for chunk in nested] or chunks:
+        found.update(json.dumps(values.to_pylist()).encode() if values.type == "string" else values.to_numpy())
+    for chunk in nested:
+        found.update(chunk.value_lengths().to_numpy())
 
 
 def _write(path: Path, rows: Iterator[dict[str, Any]], columns: dict[str, str]) -> None:

@@ -23,8 +23,10 @@ from finetune.recipe.settings import FromTeacher
 from finetune.training.head import causal_lm
 
 
-def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, reporter: Reporter | None = None) -> Made:
+def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, reporter: Reporter | None = None, say: bool = True) -> Made:
     """A new model, smaller than the teacher in the ways `wanted`; the teacher stays as it was. What is done is reported.
+
+    Unless it is to `say` what was left out, only the progress is.
 
     Rows need `input_ids`; about a thousand of their tokens are used. Raises RecipeError if that little cannot be kept, ModelError if the
     teacher is quantised or of an architecture that cannot be made smaller so.
@@ -45,7 +47,7 @@ def make_student(teacher_model: nn.Module, wanted: FromTeacher, rows: Rows, *, r
     model.config._name_or_path = ""
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    if reporter is not None:
+    if reporter is not None and say:
         for sentence in said:
             reporter.report(Notice(sentence))
     parameters = {"parameters": _count(model), "of_parameters": _count(causal_lm(teacher_model))}

@@ -25,7 +25,7 @@ from finetune.hardware.kernels import use_fast_kernels
 from finetune.hardware.machine import Machine, torch_dtype
 from finetune.models.kind import auto_class, try_text_alone
 from finetune.recipe import Recipe
-from finetune.run.loading import attach_method, each_teacher, itself, load_base, quantised
+from finetune.run.loading import attach_method, each_teacher, load_base, quantised, self_teacher
 from finetune.run.train_model import Order
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
@@ -124,7 +124,7 @@ def _setup(context: RunContext, student: Any, told: dict[str, Any]) -> Distillat
     models: list[Any] = [None] * len(caches)
     if not all(caches):
         alone = context.teaches_itself and not context.copies_itself
-        models = [itself(context, student)] if alone else list(each_teacher(context, []))
+        models = [self_teacher(context, student)] if alone else list(each_teacher(context, []))
     teachers = [Teacher(*each) for each in zip(models, caches, context.teacher_tokenizers, strict=True)]
     return DistillationSetup(context.recipe.distillation, teachers, **told)
 

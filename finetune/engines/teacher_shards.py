@@ -22,7 +22,7 @@ from finetune.distillation.routes import rows_of, teacher_rows
 from finetune.engines.order import context_of, context_told
 from finetune.engines.workplace import Workplace
 from finetune.events import Reporter
-from finetune.run.loading import attach_method, itself, load_base, load_teacher, quantised
+from finetune.run.loading import attach_method, load_base, load_teacher, quantised, self_teacher
 from finetune.run.train_model import Asked
 from finetune.run_context import RunContext
 from finetune.system.storage import write_whole
@@ -67,4 +67,4 @@ def _before(context: RunContext) -> Any:
     """The model of the run as its own teacher: as it is before the first step."""
     model = load_base(context, role="student")
     quantised(context, model)
-    return itself(context, attach_method(context, model))
+    return self_teacher(context, attach_method(context, model))

@@ -217,7 +217,7 @@ def end(process: Popen[Any]) -> None:
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 worker.kill()
     if process.stdin is not None:
-        process.stdin.close()  # by which workers that were not killed know
+        process.stdin.close()  # which ends workers that were not killed
     process.wait()
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.data.tokens.plain_in_jinja import asked_plainly
+from finetune.data.tokens.plain_template import end_token
 from finetune.data.tokens.tokenise import lead_ids
 from finetune.errors import ModelError
 from finetune.foreign import reading
@@ -62,7 +63,7 @@ class PromptFormat:
             switches = [f"{{% set {name} = {json.dumps(told[name])} %}}" for name in SWITCHES if isinstance(told.get(name), bool)]
             tokenizer.chat_template = "".join(switches) + program(tokenizer)
         elif plain:
-            tokenizer.chat_template = plain_chat(begin="", end=str(tokenizer.eos_token))  # the file says what a text begins with
+            tokenizer.chat_template = plain_chat(begin="", end=end_token(tokenizer))  # the file says what a text begins with
         lead, chat = lead_ids(tokenizer), _chat(tokenizer) if trained == "chat" else None
         if chat is not None and not chat.startswith(str(tokenizer.bos_token)):
             lead = []

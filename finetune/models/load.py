@@ -34,7 +34,10 @@ SMALLER = "Choose a smaller model, or load it in 8bit or 4bit."
 
 
 def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with an end and a padding token; `tokenizer.notes` lists what had to be added, as sentences."""
+    """The model's tokenizer with an end and a padding token; `tokenizer.notes` lists what had to be added, as sentences.
+
+    A plain chat template, which is for other programs, is kept as `tokenizer.for_others`.
+    """
     home = tokenizer_home(located)
     check_growth(home.folder)
     with _one_sentence(home):
@@ -195,7 +198,7 @@ def _settle_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         reason = "it was the same as the end token" if free else "no unused token; padding is recognised by length"
         notes.append(f"Padding token: {tokenizer.pad_token} ({reason}).")
     if is_plain_chat(tokenizer.chat_template):
-        tokenizer.chat_template = None  # for other programs: here the model is asked as it was trained
+        tokenizer.for_others, tokenizer.chat_template = tokenizer.chat_template, None  # here the model is asked as it was trained
     if not tokenizer.chat_template:
         notes.append("The tokenizer has no chat template: a plain one is used.")
     return notes

@@ -34,14 +34,15 @@ def save_tokenizer(
     """Write the files of `tokenizer`, which was loaded from `source`, into `folder`.
 
     `end` is the token that ends an answer, where the tokenizer has another for that: it is written down as the end if nothing else
-    changes by it. `template` is the chat template of one that has none. Raises ModelError for files that cannot be read.
+    changes by it. `template` is the chat template of one that has none; the one that it had for other programs is kept. Raises ModelError
+    for files that cannot be read.
     """
     for ending in dict.fromkeys((end, None)):
         if _copied(tokenizer, source, folder, ending) or _saved(tokenizer, folder, ending):
             break
     else:
         tokenizer.save_pretrained(folder)
-    if template is not None:
+    if template := template or getattr(tokenizer, "for_others", None):
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
 
 

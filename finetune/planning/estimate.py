@@ -57,7 +57,7 @@ USUAL_EFFICIENCY = 0.35
 LAUNCHING = {True: 0.010, False: 0.006}
 EXPERTS = "An adapter on experts needs transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
 STARTING = 10.0  # seconds: imports, loading, saving, the report
-BETWEEN = 5.0  # seconds: saving a student, cutting the next one out of it, scoring it
+BETWEEN = 5.0  # seconds: saving a student, scoring it
 ROUNDED_PER_SECOND = 90e6  # weights, where a student learns in few bits
 GENERATED_PER_SECOND = 20e9  # parameters read a second while rows are scored and answers to them generated on a CPU
 
@@ -362,7 +362,7 @@ def _stages(
     """Matrix products of training over their rate, and two benchmarks on `whole_on`, and one more for each teacher.
 
     `asking` are the operations of the teachers, which all devices share, those of one node where the answers are cached. A `further` round
-    adds its training alone, and a teacher only if it runs at every step.
+    adds its student and its training alone, and a teacher only if it runs at every step.
     """
     recipe, machine, report, facts = context.recipe, context.machine, context.data.report, shape.model
     rate = _rate(context)
@@ -382,8 +382,8 @@ def _stages(
         seconds[TRAINING] += max(0.0, batches * shape.learning.layers * LAUNCHING[footprint.adapter] - sum(seconds.values()))
     if recipe.distillation.quantize and machine.device == "cpu":
         seconds[TRAINING] += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
-    around = {AROUND: BETWEEN} if further else {MEASURING: measuring, AROUND: STARTING, MAKING: making_seconds(context, facts, rate)}
-    return seconds | around
+    around = {AROUND: BETWEEN} if further else {MEASURING: measuring, AROUND: STARTING}
+    return seconds | around | {MAKING: making_seconds(context, facts, rate)}
 
 
 def _rate(context: RunContext) -> float:

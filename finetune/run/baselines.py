@@ -27,7 +27,7 @@ from finetune.training.head import head_of
 
 
 def measure(context: RunContext, model: Any, stage: str, **options: Any) -> Scores:
-    """Score a model on the run's held-out rows; a teacher with a system prompt is asked behind it."""
+    """Score a model on the run's held-out rows; a teacher with a system prompt is asked with it."""
     return benchmark_model(
         model,
         context.tokenizer,

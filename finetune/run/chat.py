@@ -233,7 +233,7 @@ def asked_to_think(output_dir: str | Path) -> bool:
 class Talk:
     """A model, its tokenizer and what was said so far, which the model sees if it `remembers`.
 
-    It is asked to think or not, and behind a `system` prompt and with `tools` or none, as in training.
+    It is asked to think or not, and with a `system` prompt and `tools` or none, as in training.
     """
 
     def __init__(

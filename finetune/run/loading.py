@@ -173,7 +173,7 @@ def attach_method(context: RunContext, model: Any) -> Any:
     return attached
 
 
-def itself(context: RunContext, student: Any) -> SelfTeacher:
+def self_teacher(context: RunContext, student: Any) -> SelfTeacher:
     """The student as its own teacher."""
     return SelfTeacher(student, adapter_off=hasattr(student, "peft_config") and not context.earlier)
 
@@ -196,7 +196,7 @@ def distillation_setup(
 
         return graded_setup(context, student, look=look)
     if context.teaches_itself and not context.copies_itself:
-        first = [itself(context, student)]
+        first = [self_teacher(context, student)]
     with context.stage("teacher cache", "Running the teacher") as done:
         setup = prepare_distillation(
             context.recipe,

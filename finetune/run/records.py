@@ -46,6 +46,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "teacher": _facts(context.teacher_located) if context.recipe.named_teachers and not context.teaches_itself else None,
         **({"teachers": [_facts(located) for located in context.teachers_located]} if context.recipe.teachers else {}),
         "dataset_fingerprint": context.data.fingerprint,
+        "dataset_contents": context.data.contents,
         "seed": context.recipe.seed,
     }
 

@@ -32,6 +32,8 @@ MACHINE: dict[str, Callable[[Any], str]] = {  # what of a machine decides the di
     "threads": lambda number: counted(number, "thread"),
 }
 MODEL_FACTS = {"revision": "revision", "bytes": "size", "identity": "content"}  # older versions wrote down no identity and no teacher
+# Of a data report, for runs of versions that wrote down no `dataset_contents`.
+COUNTED = ("train", "held_out", "train_tokens", "supervised_tokens", "histogram")
 AFTERWARDS = (
     "output_dir",
     "benchmark",
@@ -232,14 +234,30 @@ def _refuse_changes(context: RunContext, folder: RunFolder) -> None:
     with reading(folder.environment, CannotResume, hint=NEW_RUN):
         then = folder.read_json(folder.environment)
         if "versions" in then:  # else its rows were not there yet
-            _compare(context, then, environment(context))
+            now = environment(context)
+            _compare_rows(context, folder, then, now)
+            _compare(context, then, now)
 
 
-def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if then["dataset_fingerprint"] != now["dataset_fingerprint"]:
+def _compare_rows(context: RunContext, folder: RunFolder, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Another version of the program has other fingerprints of the same rows: what counts is what is learned from them."""
+    if then["dataset_fingerprint"] == now["dataset_fingerprint"] or then.get("dataset_contents") == now["dataset_contents"]:
+        return
+    report, known = context.data.report.to_dict(), folder.known(folder.data_report)
+    same = known and _first_texts(known) == _first_texts(report) and all(known.get(name) == report[name] for name in COUNTED)
+    if "dataset_contents" in then or not same:
         began, here = then["versions"].get("finetune-cli"), now["versions"]["finetune-cli"]
         other = f", or version {here} reads them in another way than {began}" if began != here else ""
         raise CannotResume(f"The rows of {context.recipe.dataset.source} have changed since the run began{other}.", hint=NEW_RUN)
+    text = "The run was begun by an older version of the program. Its rows count as unchanged: there are as many, with the same lengths."
+    context.reporter.report(Notice(text, "warning"))
+
+
+def _first_texts(report: Mapping[str, Any]) -> list[str]:
+    return ["".join(piece["text"] for piece in row) for row in report["examples"]]
+
+
+def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     pairs = [(role, then.get(role) or {}, now[role] or {}) for role in ("model", "teacher")]
     pairs += [("teacher", *each) for each in zip(then.get("teachers", []), now.get("teachers", []), strict=False)]
     for role, began, here in pairs:

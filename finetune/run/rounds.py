@@ -146,7 +146,7 @@ def _next_student(context: RunContext, folder: RunFolder, number: int, before: A
     assert isinstance(context.recipe.model, StudentSpec)
     facts = folder.read_json(folder.student)
     with context.stage("student", f"Making the student of round {number}"):
-        made = make_student(before, context.recipe.model.from_teacher, context.data.train)
+        made = make_student(before, context.recipe.model.from_teacher, context.data.train, reporter=context.reporter, say=False)
     of = int(facts["of_layers"])
     first, last = made.facts["left_out"]
     there = [layer for layer in range(1, of + 1) if not any(low <= layer <= high for low, high in left_out)]
@@ -154,9 +154,8 @@ def _next_student(context: RunContext, folder: RunFolder, number: int, before: A
     together = _ranges([layer for layer in range(1, of + 1) if layer not in there or layer in now])
     said = ", ".join(f"{low} to {high}" if high > low else str(low) for low, high in _ranges(now))
     layers = made.facts["layers"]
-    context.reporter.report(
-        Notice(f"The student of round {number} keeps {layers} of the teacher's {of} layers: now {said} are left out, which change least.")
-    )
+    which = f"{said} are left out, which change least" if len(now) > 1 else f"layer {said} is left out, which changes least"
+    context.reporter.report(Notice(f"The student of round {number} keeps {layers} of the teacher's {of} layers: now {which}."))
     folder.write_json(folder.student, {**facts, "layers": layers, "left_out": together, "parameters": made.facts["parameters"]})
     return attach_method(context, made.model)
 

@@ -191,6 +191,20 @@ def test_an_opening_that_all_conversations_share_is_said_and_their_last_answers_
     assert set(last).isdisjoint(set().union(*learned(prepared, "train")))
 
 
+def test_the_contents_are_what_is_learned_from_however_it_was_chosen(tmp_path: Path) -> None:
+    def prepared(samples: int | None = 1000, **changes: Any) -> PreparedData:
+        spec = DatasetSpec(source=str(tmp_path / "a.jsonl"), samples=samples)
+        given = {"seed": 1, "runtime": RuntimeOptions(cache_dir=tmp_path / "cache"), **changes}
+        return prepare_data(spec, byte_level(CHATML), **given)
+
+    prepare(tmp_path, [{"question": f"q{n}", "answer": f"a{n}"} for n in range(20)])
+    first, all_of_them = prepared(), prepared(samples=None)
+    assert all_of_them.fingerprint != first.fingerprint
+    assert all_of_them.contents == first.contents
+    others = [{"seed": 2}, {"supervise": "all"}, {"system": "Be brief."}, {"routed_by": "answer"}]
+    assert len({first.contents, *(prepared(**change).contents for change in others)}) == 1 + len(others)
+
+
 def test_where_few_openings_differ_rows_with_new_last_answers_say_more_than_whole_conversations(tmp_path: Path) -> None:
     rows = [{"messages": chat(f"hello {n % 20}", "Your order?", f"q{n}", f"a{n}")} for n in range(200)]
     report = prepare(tmp_path, rows, held_out=0.1, samples=None).report

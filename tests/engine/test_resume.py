@@ -19,6 +19,7 @@ from finetune.cli import main
 from finetune.errors import CannotResume, Diverged, Interrupted
 from finetune.events import CheckpointSaved, Notice, Recorder, Resumed, TrainingStep, read_events
 from finetune.run.finetuner import RunResult
+from finetune.run.resume import take_up
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.trainer import SupervisedTrainer
 
@@ -182,6 +183,30 @@ def test_a_run_of_a_version_with_fewer_keys_goes_on(kind: str, shop: Workshop) -
     result, recorder = resumed(tuner.folder.output_dir, shop)
     assert recorder.of(Resumed) == [Resumed(4, STEPS)]
     assert result.training["steps"] == STEPS
+
+
+@pytest.mark.parametrize(
+    ("recorded", "change", "goes_on"),
+    [(True, False, "as if nothing had happened"), (False, False, "with a warning"), (False, True, "")],
+    ids=["contents", "no contents", "no contents, other rows"],
+)
+def test_a_run_of_a_version_that_read_rows_under_another_name_goes_on(recorded: bool, change: bool, goes_on: str, shop: Workshop) -> None:
+    folder = stopped(shop, 1)
+    path = folder / "run" / "environment.json"
+    written = {**json.loads(path.read_text()), "dataset_fingerprint": "of another version"}
+    if not recorded:
+        del written["dataset_contents"]
+    path.write_text(json.dumps(written))
+    if change:
+        change_rows(folder, shop)
+    recorder = Recorder()
+    tuner = LLMFineTuner.unfinished(folder, reporter=recorder, runtime=shop.runtime)
+    if goes_on:
+        assert take_up(tuner.context, tuner.folder)[0].step == 2
+        assert [notice.level for notice in recorder.of(Notice)] == ([] if recorded else ["warning"]) + ["info"]
+    else:
+        with pytest.raises(CannotResume, match="have changed since the run began"):
+            take_up(tuner.context, tuner.folder)
 
 
 def other_weights(folder: Path) -> None:

@@ -24,7 +24,7 @@ from workshop import Workshop, model_folder, recorded
 from finetune import LLMFineTuner, RunResult
 from finetune.benchmark.report.records import read_records
 from finetune.errors import Interrupted, RecipeError
-from finetune.events import Event, Notice, Recorder, RoundFinished, TrainingFinished, TrainingStep
+from finetune.events import Event, Notice, Progress, Recorder, RoundFinished, TrainingFinished, TrainingStep
 from finetune.hardware import machine
 from finetune.publish.card import card_of
 from finetune.recipe import read_yaml
@@ -117,6 +117,8 @@ def test_each_round_is_scored_and_shown(whole: tuple[LLMFineTuner, RunResult, di
     assert [(event.number, event.rounds, event.layers, event.steps) for event in recorder.of(RoundFinished)] == [(1, 3, 5, 4), (2, 3, 4, 4)]
     assert [step["step"] for step in read_records(tuner.folder).steps] == list(range(1, STEPS * len(ROUNDS) + 1))
     assert recorder.of(TrainingFinished)[-1].steps == STEPS * len(ROUNDS)
+    made = [event for event in recorder.of(Progress) if event.stage == "student"]
+    assert sum(event.done == event.total for event in made) == len(ROUNDS), "and making each student is seen to its end"
     assert not tuner.folder.rounds.exists()
     assert not tuner.folder.checkpoints.exists()
 
@@ -241,6 +243,7 @@ def test_the_plan_counts_all_rounds_and_the_memory_of_the_largest(shop: Workshop
     assert whole.parameters == last.parameters
     assert whole.memory == first.memory
     assert whole.stages["training"] > first.stages["training"]
+    assert whole.stages["making the student"] > first.stages["making the student"] > 0
     assert whole.stages["running the teacher"] == first.stages["running the teacher"] > 0, "and not in each of three rounds"
     assert sum(whole.stages.values()) == whole.seconds
     assert whole.cache_bytes == first.cache_bytes

@@ -16,9 +16,13 @@ TURNS = "{% for turn in messages %}{{ turn.content + (END if turn.role == 'assis
 
 def plain_chat(*, begin: str, end: str) -> str:
     """The template for a model whose texts begin and end so."""
-    opened = f"{{{{ {json.dumps(begin)} }}}}" if begin else ""
-    return MARK + opened + TURNS.replace("END", json.dumps(end))
+    opened = f"{{{{ {_quoted(begin)} }}}}" if begin else ""
+    return MARK + opened + TURNS.replace("END", _quoted(end))
 
 
 def is_plain_chat(template: object) -> bool:
     return isinstance(template, str) and template.startswith(MARK)
+
+
+def _quoted(token: str) -> str:
+    return json.dumps(token, ensure_ascii=False)  # not every reader of such templates knows \uff5c
