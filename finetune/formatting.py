@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -47,6 +47,12 @@ def epochs(number: float | str) -> str:
 KEPT = {"layers": "layers", "ffn": "width", "heads": "attention heads", "size": "parameters"}
 
 
+def enumerated(things: Sequence[str], word: str = "and") -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    *others, last = things or [""]
+    return f"{', '.join(others)} {word} {last}" if others else last
+
+
 def kept(amounts: Mapping[str, float | None], whose: str = "its") -> str:
     """What a student keeps of its teacher: {"layers": 20, "ffn": 0.75} as "20 of its layers and 75 % of its width"."""
     parts = []
@@ -54,7 +60,7 @@ def kept(amounts: Mapping[str, float | None], whose: str = "its") -> str:
         if amount is not None:
             thing = "channels" if name == "ffn" and amount >= 1 else KEPT[name]
             parts.append(f"{percent(amount) if amount < 1 else f'{amount:,}'} of {whose} {thing}")
-    return " and ".join(parts) if len(parts) < 3 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return enumerated(parts)
 
 
 def student_parts(facts: Mapping[str, Any]) -> str:

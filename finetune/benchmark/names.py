@@ -256,3 +256,9 @@ def measured_as(scores: Mapping[str, Any]) -> str:
     """How a student that was trained in few bits was measured; empty for others."""
     said = in_few_bits(scores.get("in_few_bits"))
     return f"The student, before and after, is measured as its file will be: {said}; the teacher in full precision." if said else ""
+
+
+def how_counted(scores: Mapping[str, Any]) -> list[str]:
+    """A sentence for each thing that a reader of the scores has to know: labels, cut answers, what counts as right, tasks, few bits."""
+    said = [by_label(scores), cut_short(scores), *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]
+    return [sentence for sentence in said if sentence]

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from finetune.errors import BadInput
+from finetune.formatting import enumerated
 from finetune.screen.wording import command_name
 
 WITH_RECIPE = ("--set", "--output-dir")
@@ -70,8 +71,7 @@ FUNCTIONS = {"import": "import_config"}  # of a command whose name is no name fo
 
 
 def _one_of(what: str, default: str, *others: str) -> dict[str, Any]:
-    *most, last = others
-    return {"choices": (default, *others), "default": default, "help": f"{what}: {default} (default), {', '.join(most)} or {last}"}
+    return {"choices": (default, *others), "default": default, "help": f"{what}: {enumerated((f'{default} (default)', *others), 'or')}"}
 
 
 def _number(text: str) -> int | None:

@@ -26,6 +26,7 @@ import psutil
 
 from finetune.errors import HardwareError, NotHere
 from finetune.foreign import reason
+from finetune.formatting import enumerated
 from finetune.hardware.cpu import cores, cpu_name
 from finetune.hardware.limits import limits
 from finetune.runtime import RuntimeOptions
@@ -99,9 +100,8 @@ def inspect(runtime: RuntimeOptions) -> Machine:
     device = _device(runtime.device)
     total, free = _memory()
     if runtime.dtype not in ("auto", *DTYPES[device]):
-        *others, last = ("auto", *DTYPES[device])
         what = f"--dtype {runtime.dtype} cannot be used on the device {device}."
-        raise NotHere(what, hint=f"Use --dtype {', '.join(others)} or {last}.")
+        raise NotHere(what, hint=f"Use --dtype {enumerated(('auto', *DTYPES[device]), 'or')}.")
     gpu, gpu_memory, gpu_free = None, 0, 0
     try:
         if device == "cuda":

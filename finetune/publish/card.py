@@ -18,17 +18,13 @@ import yaml
 from finetune.benchmark.names import (
     LOWER_IS_BETTER,
     NAMES,
-    about_tasks,
     beside_the_teacher,
     between,
-    by_label,
     codes_copied,
-    cut_short,
     each_round,
-    explained,
     held_out,
+    how_counted,
     in_order,
-    measured_as,
     number,
     own_answers,
     shared,
@@ -174,7 +170,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
         lines += ["", f"The student's perplexity is {words}."]
     if practised := own_answers(scores):
         lines += ["", f"After an epoch on the data it learned from its own answers too, which the teacher read: {practised}."]
-    for said in filter(None, [by_label(scores), cut_short(scores), *explained(metrics), *about_tasks(scores), measured_as(scores)]):
+    for said in how_counted(scores):
         lines += ["", said]
     if rounds := each_round(scores):
         lines += ["", "It was made in rounds; each cut the student of the round before and trained it again.", ""]

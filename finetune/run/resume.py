@@ -8,7 +8,7 @@ left, start = take_up(context, folder)     # what is left, and the checkpoint to
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -17,7 +17,7 @@ from typing import Any
 from finetune.errors import BadInput, CannotResume, FolderInUse
 from finetune.events import Notice
 from finetune.foreign import reading
-from finetune.formatting import counted, roughly, spoken
+from finetune.formatting import counted, enumerated, roughly, spoken
 from finetune.recipe import Recipe, dotted
 from finetune.run.records import environment
 from finetune.run_context import RunContext
@@ -273,18 +273,13 @@ def _compare(context: RunContext, then: Mapping[str, Any], now: Mapping[str, Any
     others = [(_version(name, before), _version(name, here)) for name, (before, here) in differs.items() if before != here]
     others += [(said(then["machine"].get(what)), said(now["machine"][what])) for what, said in MACHINE.items() if _moved(then, now, what)]
     if others:
-        before, here = map(_listed, zip(*others, strict=True))
+        before, here = map(enumerated, zip(*others, strict=True))
         text = f"The run began with {before}, and goes on with {here}: its result will not match an uninterrupted run digit for digit."
         context.reporter.report(Notice(text, "warning"))
 
 
 def _version(name: str, found: str | None) -> str:
     return f"{name} {found}" if found else f"no {name}"
-
-
-def _listed(things: Sequence[str]) -> str:
-    *others, last = things
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _moved(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> bool:

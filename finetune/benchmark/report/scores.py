@@ -12,19 +12,15 @@ from finetune.benchmark.answers import SIDES
 from finetune.benchmark.names import (
     LOWER_IS_BETTER,
     NAMES,
-    about_tasks,
     beside_the_teacher,
     between,
-    by_label,
     by_verdict,
     codes_copied,
-    cut_short,
     each_round,
     each_teacher,
-    explained,
     held_out,
+    how_counted,
     in_order,
-    measured_as,
     number,
     own_answers,
     retained,
@@ -37,7 +33,7 @@ from finetune.benchmark.names import (
 from finetune.benchmark.report.charts import interval, scale_of
 from finetune.benchmark.report.html import Html, duration, element, joined, section, table
 from finetune.benchmark.student_verdict import verdict_on
-from finetune.formatting import count, size
+from finetune.formatting import count, enumerated, size
 
 SENTENCES = {"better": "Better", "worse": "Worse", "no evidence": "No evidence of a change"}
 STUDENT = {"usable": "better", "not usable": "worse"}
@@ -68,8 +64,7 @@ def verdicts(scores: Mapping[str, Any]) -> Html:
     sentences = [f"{few} "] if (few := too_few(scores)) else []
     for verdict, words in SENTENCES.items():
         if names := by.get(verdict):
-            listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-            sentences.append(joined([element("strong", f"{words}:", class_=verdict_class(verdict)), f" {listed}. "]))
+            sentences.append(joined([element("strong", f"{words}:", class_=verdict_class(verdict)), f" {enumerated(names)}. "]))
     return element("p", *sentences, class_="verdict") if sentences else Html()
 
 
@@ -85,7 +80,7 @@ def measured(scores: Mapping[str, Any]) -> Html:
         note += f" Perplexity counts {tokens}."
     if copied := codes_copied(scores):
         note += f" Codes copied: {copied}."
-    for said in filter(None, [by_label(scores), cut_short(scores), *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]):
+    for said in how_counted(scores):
         note += f" {said}"
     if scores.get("teacher"):
         note += " Beside a name: the student compared with its teacher, then with what it was before."
