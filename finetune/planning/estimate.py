@@ -46,13 +46,12 @@ from finetune.system.paths import typed_path
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, divided, rows_of_step, steps_of
 
-# Share of the measured matrix-product rate that training reaches; the faster the products, the more everything else counts.
-EFFICIENCY: dict[str, dict[str, float]] = {
-    "cpu": {"float32": 0.22, "bfloat16": 0.16},
-    "cuda": {"bfloat16": 0.25, "float16": 0.25},
-    "mps": {},
-}
+# Share of the measured matrix-product rate that training reaches on a GPU.
+EFFICIENCY = {"cuda": {"bfloat16": 0.25, "float16": 0.25}, "mps": {}}
 USUAL_EFFICIENCY = 0.35
+# On a CPU products are not all: an operation takes PRODUCTS times that of a large product in its dtype, and everything around it REST
+# times that of one in float32, whatever the dtype. So bfloat16 of four times the speed trains not twice as fast (docs/log.md).
+PRODUCTS, REST = 2.4, 2.1
 # Seconds that Python takes to launch the kernels of a layer for one batch, with an adapter and without.
 LAUNCHING = {True: 0.010, False: 0.006}
 EXPERTS = "An adapter on experts needs transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
@@ -389,4 +388,7 @@ def _stages(
 def _rate(context: RunContext) -> float:
     """Operations a second that training reaches on this machine."""
     machine = context.machine
-    return machine.gflops[machine.dtype] * 1e9 * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
+    rate = machine.gflops[machine.dtype] * 1e9
+    if machine.device != "cpu":
+        return rate * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
+    return 1 / (PRODUCTS / rate + REST / (machine.gflops["float32"] * 1e9))
