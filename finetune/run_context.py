@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from finetune.methods.earlier_adapter import EarlierAdapter
     from finetune.models.location import LocatedModel
 
-RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "prompts", "data", "cut", "whole_on")
+RESOLVED = ("machine", "located", "teachers_located", "tokenizer", "prompts", "data", "cut", "whole_on", "counted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +146,11 @@ class RunContext:
     def located(self) -> LocatedModel:
         """The model that is trained, on this disk (for a student made from its teacher: the teacher); fetched if it must be."""
         return self.teacher_located if self.student_is_made else self._locate("model", str(self.recipe.model), self.load_in)
+
+    @cached_property
+    def counted(self) -> dict[str, Any]:
+        """What was counted of these models, by the settings that it depends on: attaching a method to count takes half a second."""
+        return {}
 
     @cached_property
     def earlier(self) -> EarlierAdapter | None:

@@ -45,8 +45,10 @@ def shape_of(context: RunContext) -> Shape:
     more: dict[str, Any] = {"wanted": wanted, "earlier": context.earlier, "quantize": recipe.distillation.quantize}
     if recipe.dataset.add_tokens:
         more["tokens"] = _new_tokens(context)
-    learning = what_learns(context.located, context.method, recipe.method, **more)
-    return Shape(facts, teacher, learning, others)
+    settings = repr((context.located, recipe.method, more))
+    if settings not in context.counted:
+        context.counted[settings] = what_learns(context.located, context.method, recipe.method, **more)
+    return Shape(facts, teacher, context.counted[settings], others)
 
 
 def shapes_of(context: RunContext) -> list[Shape]:

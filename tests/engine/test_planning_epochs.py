@@ -9,7 +9,7 @@ import yaml
 from workshop import Workshop
 
 from finetune.events import Notice
-from finetune.planning import epochs
+from finetune.planning import epochs, shape
 
 
 @pytest.fixture
@@ -56,3 +56,20 @@ def test_the_run_writes_down_how_many_epochs_it_made(shop: Workshop, monkeypatch
     written = yaml.safe_load((result.output_dir / "run" / "recipe.yaml").read_text(encoding="utf-8"))
     assert written["training"]["epochs"] == 3.0
     assert result.training["steps"] == 12
+
+
+def test_a_method_is_attached_for_counting_once_and_again_with_other_settings(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks, count = [], shape.what_learns
+
+    def counted(located: object, method: object, spec: object, **more: object) -> object:
+        ranks.append(spec.r)  # type: ignore[attr-defined]
+        return count(located, method, spec, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shape, "what_learns", counted)
+    tuner = shop.tuner(auto(shop) | {"method": {"kind": "lora", "r": 4}})
+    tuner.check()
+    tuner.plan()
+    tuner.plan()
+    changed = tuner.context.beside(recipe=tuner.recipe.with_changes({"method": {"r": 8}}))
+    assert shape.shape_of(changed).learning.trainable == 2 * shape.shape_of(tuner.context).learning.trainable
+    assert ranks == [4, 8]
