@@ -57,9 +57,10 @@ def test_the_ranks_of_adalora_have_moved(run: tuple[str, dict[str, Any]]) -> Non
     assert len(set(ranks.values())) > 2
 
 
+@pytest.mark.parametrize("run", ["qlora"], indirect=True)  # whose base is in 4 bits; the others are merged in tests/engine
 def test_it_merges_into_a_model_that_answers_the_same(run: tuple[str, dict[str, Any]], workplace: Path) -> None:
     name, _ = run
     merged = program("merge", name, folder=workplace)
     assert merged["difference"] <= merged["allowed"]
-    assert merged["rounded_base"] == (name == "qlora")
+    assert merged["rounded_base"]
     assert (workplace / f"{name}-merged" / "model.safetensors").stat().st_size == merged["bytes"]

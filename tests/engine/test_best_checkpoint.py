@@ -151,15 +151,14 @@ def test_a_killed_run_remembers_the_best_and_how_long_it_waited(forks: Forks, sh
     undisturbed = layer(shop, training=changes)
     assert forks.run(job(shop, undisturbed)) == 0, log(shop)
     operations = int(log(shop).rpartition("file operations: ")[2])
-    for kill_at in (operations // 3, 2 * operations // 3):
-        again = layer(shop, training=changes)
-        assert forks.run(job(shop, again, kill_at=kill_at)) == -9
-        assert forks.run(job(shop, again)) == 0, log(shop)
-        one, two = Path(undisturbed["output_dir"]), Path(again["output_dir"])
-        assert same(weights(one), weights(two)), kill_at
-        kept = [json.loads((folder / "run" / "progress.json").read_text())["training"]["kept"] for folder in (one, two)]
-        assert kept[0] == kept[1]
-        assert kept[0]["stopped_after"] == 3
+    again = layer(shop, training=changes)
+    assert forks.run(job(shop, again, kill_at=operations // 2)) == -9
+    assert forks.run(job(shop, again)) == 0, log(shop)
+    one, two = Path(undisturbed["output_dir"]), Path(again["output_dir"])
+    assert same(weights(one), weights(two))
+    kept = [json.loads((folder / "run" / "progress.json").read_text())["training"]["kept"] for folder in (one, two)]
+    assert kept[0] == kept[1]
+    assert kept[0]["stopped_after"] == 3
 
 
 def test_a_training_that_ended_early_is_over_also_after_a_kill(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-import subprocess
-import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 from chat_templates import FAMILIES
 from letters import llama, tokenizer
 from pico import arguments
@@ -39,14 +39,7 @@ def test_the_package_lists_what_it_has() -> None:
     for name in ("LLMFineTuner", "Recipe", "DistillationTrainer", "RuntimeOptions", "FinetuneError", "__version__"):
         assert name in dir(finetune)
         assert getattr(finetune, name)
-    said = subprocess.run(
-        [sys.executable, "-c", "import finetune; help(finetune)"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
+    said = warm.run(["-c", "import finetune; help(finetune)"], Path(__file__).parents[2], os.environ).stdout
     for words in ("class LLMFineTuner", "class DistillationTrainer", "class Recipe", finetune.__version__, "fine-tune or distil"):
         assert words in said
     with pytest.raises(AttributeError, match="it has LLMFineTuner"):
