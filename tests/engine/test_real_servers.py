@@ -1,6 +1,6 @@
 """Real servers on this machine, where they are installed: vLLM grades rows, others write them and are refused otherwise.
 
-vLLM is found on the PATH, since it wants other versions than ours; `transformers serve` needs fastapi and uvicorn beside us, llama.cpp's
+vLLM is found on the PATH, since it wants other versions than ours; `transformers serve` needs transformers[serving] beside us, llama.cpp's
 server xllamacpp.
 """
 
@@ -35,6 +35,7 @@ from finetune.sources.grader import Grader
 from finetune.sources.server import Server
 
 SECONDS = 240  # until a server answers
+SERVING = ("fastapi", "uvicorn", "openai")
 SMALL = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -88,7 +89,7 @@ def test_vllm_tells_what_the_model_says_here(tmp_path: Path) -> None:
     torch.testing.assert_close(told["values"][:, 20].exp(), values[:, 20].exp(), rtol=0, atol=1e-5)  # what 32 bits leave of a sum near one
 
 
-@pytest.mark.skipif(not (find_spec("fastapi") and find_spec("uvicorn")), reason="`transformers serve` needs fastapi and uvicorn")
+@pytest.mark.skipif(not all(map(find_spec, SERVING)), reason="`transformers serve` needs transformers[serving]")
 def test_transformers_serve_writes_and_is_refused_where_it_should_grade(tmp_path: Path) -> None:
     made, folder = tokenizer(chat=True), tmp_path / "model"
     parrot(made, ["h", "i", "</s>"]).save_pretrained(folder)
