@@ -47,9 +47,10 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
         yield "Skipped", Text("\n".join(lines), style="warning")
     repeated = []
     if report["duplicates"]:
-        repeated.append(f"{report['duplicates']:,} duplicates are kept")
-    if report["held_out_dropped"]:
-        repeated.append(f"{report['held_out_dropped']:,} held-out rows also occur in training and are dropped")
+        repeated.append(f"{counted(report['duplicates'], 'duplicate', 'are')} kept")
+    if dropped := report["held_out_dropped"]:
+        occur = "occurs in training and is" if dropped == 1 else "occur in training and are"
+        repeated.append(f"{counted(dropped, 'held-out row')} also {occur} dropped")
     if repeated:
         yield "Repeated", ", ".join(repeated)
     yield "Read as", strip_control_chars(f"{title('formats', report['format'])}: {', '.join(report['columns'])}")
