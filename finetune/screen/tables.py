@@ -76,9 +76,9 @@ def legend(interval: str, metrics: Iterable[str]) -> Text:
 
 
 def in_words(verdicts: Mapping[str, str]) -> Text:
-    """ "better by ROUGE-L, Perplexity; no evidence by ROUGE-1" of {metric: verdict}, in colours."""
+    """ "better on ROUGE-L, Perplexity; no evidence on ROUGE-1" of {metric: verdict}, in colours."""
     found = by_verdict(verdicts).items()
-    return Text("; ").join([Text.assemble((words, VERDICTS.get(words, "quiet")), f" by {', '.join(names)}") for words, names in found])
+    return Text("; ").join([Text.assemble((words, VERDICTS.get(words, "quiet")), f" on {', '.join(names)}") for words, names in found])
 
 
 def verdict(change: Mapping[str, Any]) -> Text:
