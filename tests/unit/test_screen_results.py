@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from finetune.recipe import Recipe
 from finetune.run.finetuner import RunResult
 from finetune.screen.console import THEME
 from finetune.screen.results import samples, scores_table, show_results, train_further
+from finetune.screen.tables import score_table
 
 SCORES: dict[str, Any] = {
     "rows": 45,
@@ -127,6 +129,13 @@ def test_perplexity_beside_the_teachers_is_told_in_words_and_never_as_a_share(st
     unsure = {**taught, "against_teacher": {"perplexity": {"difference": -4.67, "low": -9, "high": 3, "verdict": "no evidence"}}}
     assert "against 13.8: no evidence of a difference" in " ".join(drawn(scores_table(unsure, 120), 120).split())
     assert "361" not in text, "as an older version wrote it down"
+
+
+def test_where_there_is_no_room_words_wrap_and_numbers_stay_whole() -> None:
+    rows = {"agreement": [Text("73.4 %"), Text("50.5 %"), Text("too few rows")]}
+    text = drawn(score_table(("A", "B"), rows, change="B against A", wide=False), 36)
+    assert "…" not in text
+    assert "73.4 % 50.5 %" in text
 
 
 @pytest.mark.parametrize("width", [40, 80])
