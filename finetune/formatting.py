@@ -37,6 +37,11 @@ def counted(number: int, thing: str, verb: str = "") -> str:
     return " ".join(filter(None, words))
 
 
+def beside_ignored(notes: Sequence[str]) -> list[str]:
+    """Notes on data without those on ignored columns and text, for a place that lists these by themselves."""
+    return [note for note in notes if not note.endswith((" is ignored.", " are ignored."))]
+
+
 def epochs(number: float | str) -> str:
     """1 -> "1 epoch", 2.5 -> "2.5 epochs"."""
     if isinstance(number, str):

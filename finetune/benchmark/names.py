@@ -38,6 +38,7 @@ EXPLAINED = {
 MOST_LABELS, LONGEST_LABEL = 20, 40
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 IN_SHORT = ("rougeL", *RIGHT, "perplexity")  # where there is no room for all
+UNDECIDED = {"no evidence": "no evidence of a difference", "too few rows": "too few rows to judge"}
 
 
 def is_task(metric: str) -> bool:
@@ -193,7 +194,10 @@ def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:
     student, teacher = (float((scores.get(side) or {}).get("perplexity") or 0) for side in ("after", "teacher"))
     if not student or not teacher:
         return None
+    verdict = (scores.get("against_teacher") or {}).get("perplexity", {}).get("verdict")
     both = f"{number('perplexity', student)} against {number('perplexity', teacher)}"
+    if verdict in UNDECIDED:
+        return f"{both}: {UNDECIDED[verdict]}"
     what = "these rows" if scores.get("tokens_counted") == "all" else "these answers"
     if student < teacher:
         return f"lower than the teacher's, {both}: the student predicts {what} better"

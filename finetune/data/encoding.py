@@ -97,7 +97,8 @@ def words_beyond_ascii(file: DataFile, encoding: str) -> list[str]:
         if first := ANY_BEYOND.search(text):
             looked += 1
             near = text[max(0, first.start() - LONGEST_WORD) : first.start() + SAMPLE]
-            found |= dict.fromkeys(islice(BEYOND_ASCII.findall(near), SHOWN_WORDS))
+            words = (word.strip(".?!:()") for word in BEYOND_ASCII.findall(near))
+            found |= dict.fromkeys(islice(words, SHOWN_WORDS))
         if len(found) >= SHOWN_WORDS or looked == LOOKED_AT:
             break
     return [word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…" for word in islice(found, SHOWN_WORDS)]

@@ -18,6 +18,7 @@ from finetune.distillation.cache import TeacherCache
 from finetune.distillation.read_ahead import ReadAhead
 from finetune.distillation.self_teacher import as_teacher
 from finetune.errors import RecipeError
+from finetune.formatting import counted
 from finetune.training.head import Head, head_of
 
 
@@ -56,7 +57,7 @@ def shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if weights is None:
         return [1 / count] * count
     if len(weights) != count:
-        raise RecipeError(f"There are {count} teachers and {len(weights)} weights for them.", hint="Give each teacher one weight.")
+        raise RecipeError(f"{counted(count, 'teacher', 'have')} {counted(len(weights), 'weight')}.", hint="Give each teacher one weight.")
     for weight in weights:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight) or weight <= 0:
             raise RecipeError(

@@ -40,12 +40,11 @@ from finetune.distillation.teacher_mixture import Routed, added, joined, mixed
 from finetune.distillation.teachers import Teacher, runs_of, shares
 from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.top_k_loss import TopKLoss
-from finetune.distillation.trainer_inputs import as_tokens, by_name, check_apart, check_correct, check_kinds, known_teachers
+from finetune.distillation.trainer_inputs import as_tokens, by_name, check_apart, check_correct, check_kinds, checked, known_teachers
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.events import Reporter
 from finetune.hardware.kernels import use_fast_kernels
-from finetune.recipe import Recipe
 from finetune.recipe.distillation_settings import FeaturesSpec, OnPolicySpec
 from finetune.recipe.teacher_settings import SELF
 from finetune.system.library_warnings import hush
@@ -107,10 +106,8 @@ class DistillationTrainer(OnPolicyTrainer):
         **kwargs: Any,
     ) -> None:
         hush()
-        # The recipe knows their ranges, and that "2.0" is a number.
         settings: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
-        settings |= {"features": features or {}} | ({"on_policy": on_policy} if on_policy else {})
-        given = Recipe.from_layers({"approach": "distillation", "training": {"epochs": 2}, "distillation": settings}).distillation
+        given = checked(settings | {"features": features or {}} | ({"on_policy": on_policy} if on_policy else {}))
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits

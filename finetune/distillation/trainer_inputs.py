@@ -6,6 +6,7 @@ rows = as_tokens([{"prompt": "...", "completion": "..."}], tokenizer)
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -23,8 +24,19 @@ from finetune.events import Recorder
 from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
+from finetune.recipe import Recipe
+from finetune.recipe.distillation_settings import DistillationSpec
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import check_causal
+
+
+def checked(settings: Mapping[str, Any]) -> DistillationSpec:
+    """What a recipe makes of the same settings: it knows their ranges, and that "2.0" is a number; RecipeError by the arguments' names."""
+    try:
+        return Recipe.from_layers({"approach": "distillation", "training": {"epochs": 2}, "distillation": settings}).distillation
+    except RecipeError as error:
+        message, hint = (re.sub(r"(--set )?\bdistillation\.", "", text or "") for text in (error.message, error.hint))
+        raise RecipeError(message.replace("a recipe key", "a setting"), hint=hint or None) from None
 
 
 def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:

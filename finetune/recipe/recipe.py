@@ -41,7 +41,7 @@ from finetune.system import storage
 
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 IN_FEW_BITS = 5e-5  # the learning rate where weights are rounded; measured in benchmarks/quantised.py
-HEADER = "# Repeat this run: finetune-cli run THIS_FILE --output-dir NEW_FOLDER\n"
+HEADER = "# To run it: finetune-cli run THIS_FILE. To run it again: add --output-dir NEW_FOLDER\n"
 
 _TEACHERS = Annotated[list[NOT_EMPTY | OneTeacherSpec], Field(min_length=2)] | None  # as they may be written
 

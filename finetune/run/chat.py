@@ -33,7 +33,7 @@ from finetune.models.location import LocatedModel, locate
 from finetune.publish.merged import base_changed
 from finetune.recipe import Recipe
 from finetune.registry import did_you_mean
-from finetune.run_folder import RunFolder
+from finetune.run_folder import TRAINING, RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.system.library_warnings import hush
 from finetune.system.stopping import until_ctrl_c
@@ -53,6 +53,7 @@ COMMANDS = {
     EXIT: "end the chat",
 }
 SINGLE = "It was trained on single questions, so it sees each message alone. /remember shows it the earlier ones too."
+STOPPED = "Its training was stopped before its end; resume continues it."
 TOLD = "All rows it was trained on had this system prompt, so it has it here too (/system changes it): {}"
 TOOLS = "All rows it was trained on had these tools, so it can call them here too; a call is shown and not made: {}"
 OPENING = "All questions it was trained on began with these words, and yours should too: {}"
@@ -94,7 +95,9 @@ def chat(
         tools=tools_of(output_dir),
     )
     other: tuple[Origin, Talk] | None = None
-    if changed := base_changed(RunFolder(output_dir), located):
+    if (folder := RunFolder(output_dir)).stage == TRAINING:
+        say(STOPPED)
+    if changed := base_changed(folder, located):
         say(changed)
     if tuned.system:
         say(TOLD.format(shown(tuned.system)))

@@ -51,7 +51,7 @@ def measure_costs(context: RunContext, sides: Sequence[str], parameters: Mapping
         except HardwareError as error:
             context.reporter.report(Notice(f"Speed and memory were not measured: {error.message}", "warning"))
             return {}
-        done(", ".join(f"{NAMES[side]} {cost.tokens_per_second:,.0f} tokens/s" for side, cost in costs.items()))
+        done(f"{', '.join(f'{side} {cost.tokens_per_second:,.0f}' for side, cost in costs.items())} tokens/s")
     return costs
 
 

@@ -100,7 +100,7 @@ def _verdicts(found: Comparison) -> list[Text]:
         return [Text(found.why_not, style="warning")]
     by = by_verdict({metric: score["verdict"] for metric, score in found.scores.items() if "verdict" in score})
     results = [result for result in SENTENCES if result in by]
-    said = [Text.assemble((SENTENCES[result], VERDICTS.get(result, "")), f" by {', '.join(by[result])}.") for result in results]
+    said = [Text.assemble((SENTENCES[result], VERDICTS.get(result, "")), f" on {', '.join(by[result])}.") for result in results]
     if found.about_rows:
         said.append(Text(found.about_rows, style="quiet"))
     if found.only:

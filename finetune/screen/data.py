@@ -11,14 +11,13 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from finetune.formatting import count, counted, percent, strip_control_chars
+from finetune.formatting import beside_ignored, count, counted, percent, strip_control_chars
 from finetune.registry import title
 from finetune.screen.tables import block, pairs
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_SKIPPED = 3
 SHOWN_IGNORED = 12
-IGNORED = (" is ignored.", " are ignored.")
 SAID_IN_A_RUN = ("Ignored", "Notes")  # as sentences
 
 
@@ -47,9 +46,10 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
         yield "Skipped", Text("\n".join(lines), style="warning")
     repeated = []
     if report["duplicates"]:
-        repeated.append(f"{report['duplicates']:,} duplicates are kept")
-    if report["held_out_dropped"]:
-        repeated.append(f"{report['held_out_dropped']:,} held-out rows also occur in training and are dropped")
+        repeated.append(f"{counted(report['duplicates'], 'duplicate', 'are')} kept")
+    if dropped := report["held_out_dropped"]:
+        occur = "occurs in training and is" if dropped == 1 else "occur in training and are"
+        repeated.append(f"{counted(dropped, 'held-out row')} also {occur} dropped")
     if repeated:
         yield "Repeated", ", ".join(repeated)
     yield "Read as", strip_control_chars(f"{title('formats', report['format'])}: {', '.join(report['columns'])}")
@@ -66,7 +66,7 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, R
             lost.append(f"{report['truncated_prompts']:,} at the start of the prompt")
         yield "Truncated", Text(f"{percent(report['truncated_share'])} of the rows: {'; '.join(lost)}", style="warning")
     yield "Learned", f"{percent(report['supervised_share'])} of {count(report['train_tokens'])} tokens"
-    if notes := [note for note in report["notes"] if not note.endswith(IGNORED)]:  # which is said above
+    if notes := beside_ignored(report["notes"]):
         yield "Notes", strip_control_chars("\n".join(notes))
 
 

@@ -52,11 +52,11 @@ def block(*parts: RenderableType, above: int = 0) -> RenderableType:
 def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, change: str | None, wide: bool) -> Table:
     """A row per metric: its name, a score for each side, and, under the heading `change`, what is different."""
     table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=wide)  # words are wrapped where there is no room, so that no number is cut
     for side in sides:
         table.add_column(side, justify="right", no_wrap=True)
     if change is not None:
-        table.add_column(change, no_wrap=True)
+        table.add_column(change, no_wrap=wide)
     for metric, cells in rows.items():
         table.add_row(NAMES.get(metric, metric), *cells)
     return table
@@ -76,9 +76,9 @@ def legend(interval: str, metrics: Iterable[str]) -> Text:
 
 
 def in_words(verdicts: Mapping[str, str]) -> Text:
-    """ "better by ROUGE-L, Perplexity; no evidence by ROUGE-1" of {metric: verdict}, in colours."""
+    """ "better on ROUGE-L, Perplexity; no evidence on ROUGE-1" of {metric: verdict}, in colours."""
     found = by_verdict(verdicts).items()
-    return Text("; ").join([Text.assemble((words, VERDICTS.get(words, "quiet")), f" by {', '.join(names)}") for words, names in found])
+    return Text("; ").join([Text.assemble((words, VERDICTS.get(words, "quiet")), f" on {', '.join(names)}") for words, names in found])
 
 
 def verdict(change: Mapping[str, Any]) -> Text:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 KERNEL = "Failed to load CPU gemm_4bit_forward"
 ROUNDED = "MatMul8bitLt: inputs will be cast"
@@ -26,6 +28,17 @@ class _Without(logging.Filter):
 
 
 _dropped = {"bitsandbytes.backends.cpu.ops": _Without(KERNEL), "bitsandbytes.autograd._functions": _Without(ROUNDED)}
+
+
+@contextmanager
+def unsaid(logger: str, beginning: str) -> Iterator[None]:
+    """Drop what a library says with this beginning, inside only: where it is said in other words, or does not matter."""
+    log, without = logging.getLogger(logger), _Without(beginning)
+    log.addFilter(without)
+    try:
+        yield
+    finally:
+        log.removeFilter(without)
 
 
 def hush() -> None:

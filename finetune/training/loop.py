@@ -22,6 +22,7 @@ from finetune.formatting import epochs, roughly
 from finetune.hardware.machine import Machine
 from finetune.hardware.peak_memory import PeakMemory
 from finetune.recipe import Recipe, StudentSpec, TrainingSpec
+from finetune.system.library_warnings import unsaid
 from finetune.system.storage import check_room
 from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
@@ -87,7 +88,8 @@ def train(
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     watch = None if held_out is None else WatchHeldOut(reporter, spec, len(held_out), settled_at)
-    with memory, stop or StopOnSignal(reporter) as stop, ShareProcessor(reporter) as sharing:
+    new_ids = unsaid("transformers.trainer_utils", "The tokenizer has new PAD/BOS/EOS tokens")  # of the tokenizer, as everywhere here
+    with memory, new_ids, stop or StopOnSignal(reporter) as stop, ShareProcessor(reporter) as sharing:
         trainer = make_trainer(
             model=model,
             args=arguments,

@@ -51,7 +51,7 @@ def why(here: HostInfo) -> str:
     else:
         machine = f"{cores}, no GPU {'used' if glance.gpu else 'found'}"
     hub = "" if here.hub else " huggingface.co is not reachable from here."
-    return f"This machine: {machine}.{hub} The defaults take minutes on it."
+    return f"This machine: {machine}. The defaults take minutes on it.{hub}"
 
 
 def uses_gpu(here: HostInfo) -> bool:

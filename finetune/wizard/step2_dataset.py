@@ -40,6 +40,7 @@ MORE_TOPIC = (
     "A file with a dozen rows of your own shows it better what you want: name it among the advanced settings."
 )
 MOST_CORRECTIONS = 9
+WHOLE = "Does each row have a prompt (question) and a completion (answer)?"
 LONGEST_NOTE = 40  # columns of the screen for a value beside the name of its column
 MORE_READING = (
     "Above is one of your rows. What is marked is the answer that a model learns to give, and the rest is what it is given. "
@@ -233,9 +234,10 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") -> Draft:
     """Which columns are read, each beside what the first row has in it."""
     names = seen.columns
-    likely = [*dict.fromkeys([*wordy(names, seen.records), *names])]
+    spoken = wordy(names, seen.records)
+    likely = [*dict.fromkeys([*spoken, *names])]
     choices = [Choice(name, strip_control_chars(name), _beginning(seen.records[0].get(name))) for name in names]
-    whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", "Does each row have a prompt and a completion?", default=True)
+    whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", WHOLE, default=True)
     if not whole:
         column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=likely[0])
         return _with_columns(draft, {"text": column})
@@ -243,7 +245,8 @@ def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") 
     rest = [choice for choice in choices if choice.value != prompt]
     if len(rest) == 1:
         return _with_columns(draft, {"prompt": prompt, "completion": rest[0].value})
-    usual = next(name for name in likely if name != prompt)
+    behind = names[names.index(prompt) + 1 :]  # an answer mostly stands behind what was asked
+    usual = next(name for name in [*(name for name in spoken if name in behind), *likely] if name != prompt)
     completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=usual)
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
 

@@ -308,6 +308,12 @@ def test_a_model_of_single_questions_sees_each_message_alone_and_says_so(tmp_pat
     assert remembering.split("\n")[-2] != second, "with the first message before it, it answers something else"
 
 
+def test_a_model_whose_training_was_stopped_says_so(tmp_path):
+    run = trained_on(tmp_path, format="messages", most_answers=4)
+    run.write_stage("training")
+    assert both(run.output_dir, [], tmp_path) == "[Its training was stopped before its end; resume continues it.]"
+
+
 @pytest.mark.parametrize("word", ["/new", "/reset", "/clear"])
 def test_a_new_chat_forgets_what_was_said(tmp_path, word):
     run = trained_on(tmp_path, format="messages", most_answers=4)

@@ -264,6 +264,14 @@ class TestRefusals:
         with pytest.raises(RecipeError, match="alpha"):
             distiller(pico("llama"), tmp_path, teacher=pico("llama", seed=1), alpha=alpha)
 
+    def test_an_argument_has_its_own_name_and_not_that_of_a_recipe_key(self, tmp_path) -> None:
+        with pytest.raises(RecipeError) as refused:
+            distiller(pico("llama"), tmp_path, teacher=pico("llama", seed=1), alpha=2)
+        assert (refused.value.message, refused.value.hint) == ("alpha must be at most 1, not 2.", "The default is 0.5: alpha=0.5")
+        with pytest.raises(RecipeError) as refused:
+            DistillationTrainer(pico("llama"), arguments(tmp_path), teacher_model=pico("llama", seed=1), features={"lats": 0.1})
+        assert refused.value.message == "features.lats is not a setting. Did you mean features.last?"
+
     def test_no_teacher(self, tmp_path) -> None:
         with pytest.raises(RecipeError, match="neither a teacher_model nor a cache"):
             distiller(pico("llama"), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -46,9 +47,16 @@ def test_the_package_lists_what_it_has() -> None:
         finetune.LLMFinetuner  # noqa: B018
 
 
-def test_a_run_says_what_its_reporter_says_and_nothing_else(shop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    LLMFineTuner(shop.layer(), runtime=shop.runtime).run()
-    assert capsys.readouterr().out == ""
+def test_a_run_says_what_its_reporter_says_and_nothing_else(
+    shop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.getLogger("transformers").handlers[0], "emit", library.append)
+    model = Path(shutil.copytree(shop.model, shop.folder / "other ids"))  # which a Trainer makes the tokenizer's, and says so
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "pad_token_id": None, "bos_token_id": None}))
+    LLMFineTuner(shop.layer(model=str(model)), runtime=shop.runtime).run()
+    assert (capsys.readouterr().out, library) == ("", [])
     LLMFineTuner(shop.layer(), runtime=shop.runtime, reporter=finetune.PlainReporter()).run()
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith(" ...")

@@ -23,11 +23,11 @@ CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": 
 
 def test_columns_format_and_the_supervised_part_are_shown(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
-    file.write_bytes("question;answer;note\nWas?;Käse;x\nWo?;Dort;y\n".encode("cp1252"))
+    file.write_bytes("question;answer;note\nWas?;Käse.;x\nWo?;Dort;y\n".encode("cp1252"))
     preview = preview_source(DatasetSpec(source=str(file)), limit=1)
     assert (preview.columns, preview.format, preview.ignored_columns) == (["question", "answer", "note"], "question_answer", ["note"])
-    assert preview.examples == [[Piece("Was?\n", False), Piece("Käse", True)]]
-    assert preview.records == [{"question": "Was?", "answer": "Käse", "note": "x"}]
+    assert preview.examples == [[Piece("Was?\n", False), Piece("Käse.", True)]]
+    assert preview.records == [{"question": "Was?", "answer": "Käse.", "note": "x"}]
     assert preview.notes == ["a.csv is read as cp1252, with words such as Käse. To correct wrong letters: --set dataset.encoding=NAME"]
 
 

@@ -344,14 +344,14 @@ def test_the_comparison_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, w
     assert "training.epochs" in words
     assert "On the same 24 held-out rows" in words
     assert ("ROUGE-L 0.510 0.610 +0.100 [+0.100, +0.100] better" if width == 80 else "ROUGE-L 0.510 0.610 better") in words
-    assert "B is better by ROUGE-L, Perplexity." in words
+    assert "B is better on ROUGE-L, Perplexity." in words
 
 
 @pytest.mark.slow
 def test_the_program_compares_as_text_and_as_json_and_refuses_what_it_cannot(tmp_path: Path) -> None:
     a_and_b(tmp_path, shift=0.1)
     interrupted(tmp_path / "cut")
-    assert "B is better by ROUGE-L, Perplexity." in cli("runs", "compare", "a", "b", folder=tmp_path).stdout
+    assert "B is better on ROUGE-L, Perplexity." in cli("runs", "compare", "a", "b", folder=tmp_path).stdout
     found = json.loads(cli("runs", "compare", "a", "b", "--json", folder=tmp_path).stdout)
     assert (found["rows"], found["scores"]["rougeL"]["verdict"], found["why_not"]) == (ROWS, "better", None)
     for arguments, words in (

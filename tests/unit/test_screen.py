@@ -308,7 +308,7 @@ def test_the_review_says_what_does_not_fit() -> None:
 def test_the_review_says_what_to_expect(width: int) -> None:
     text = drawn(review(Recipe.from_layers({}), Figures(held_out_rows=4, warnings=["4 held-out rows are too few."])), width)  # type: ignore[arg-type]
     words = " ".join(text.split())
-    assert "4 held-out rows, before and after; too few to judge; 50 asked for, and no more are held out" in words
+    assert "4 held-out rows, before and after; too few to judge; 50 were asked for, but there are only 4" in words
     assert "! 4 held-out rows are too few." in words
 
 

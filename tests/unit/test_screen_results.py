@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from finetune.recipe import Recipe
 from finetune.run.finetuner import RunResult
 from finetune.screen.console import THEME
 from finetune.screen.results import samples, scores_table, show_results, train_further
+from finetune.screen.tables import score_table
 
 SCORES: dict[str, Any] = {
     "rows": 45,
@@ -98,8 +100,8 @@ def test_a_student_is_set_beside_its_teacher(width: int) -> None:
         "42.0 %",
         "Keeps 92 % [85 %, 99 %] of its teacher: usable. 0.74 times the size, 1.50 times the speed.",
         "Perplexity counts every token of the rows, prompts too.",
-        "The student before training: ROUGE-2 0.050, ROUGE-L 0.165, Perplexity 23.4. Against that: no evidence by "
-        "ROUGE-2; better by ROUGE-L, Perplexity.",
+        "The student before training: ROUGE-2 0.050, ROUGE-L 0.165, Perplexity 23.4. Against that: no evidence on "
+        "ROUGE-2; better on ROUGE-L, Perplexity.",
         "99.1M against 134.5M",
         "1.50 times",
     ):
@@ -120,10 +122,20 @@ def test_a_student_is_set_beside_its_teacher(width: int) -> None:
     ],
 )
 def test_perplexity_beside_the_teachers_is_told_in_words_and_never_as_a_share(student: float, said: str) -> None:
+    taught = {**TAUGHT, "after": {**TAUGHT["after"], "perplexity": student}}
     old = {"rougeL": {"value": 0.92, "low": 0.85, "high": 0.99}, "perplexity": {"value": 3.61, "low": 3.0, "high": 4.0}}
-    text = drawn(scores_table({**TAUGHT, "after": {**TAUGHT["after"], "perplexity": student}, "retention": old}, 120), 120)
+    text = drawn(scores_table({**taught, "retention": old}, 120), 120)
     assert said in " ".join(text.split())
+    unsure = {**taught, "against_teacher": {"perplexity": {"difference": -4.67, "low": -9, "high": 3, "verdict": "no evidence"}}}
+    assert "against 13.8: no evidence of a difference" in " ".join(drawn(scores_table(unsure, 120), 120).split())
     assert "361" not in text, "as an older version wrote it down"
+
+
+def test_where_there_is_no_room_words_wrap_and_numbers_stay_whole() -> None:
+    rows = {"agreement": [Text("73.4 %"), Text("50.5 %"), Text("too few rows")]}
+    text = drawn(score_table(("A", "B"), rows, change="B against A", wide=False), 36)
+    assert "…" not in text
+    assert "73.4 % 50.5 %" in text
 
 
 @pytest.mark.parametrize("width", [40, 80])

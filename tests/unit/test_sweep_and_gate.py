@@ -85,7 +85,7 @@ def test_a_sweep_goes_on_after_a_failure_keeps_what_is_finished_and_ends_in_a_ta
         assert begun == expected, "a finished run is kept"
     text = console.export_text()
     assert "Run 3 of 3: training.epochs=3" in text
-    assert "B against A: better by ROUGE-L, Perplexity" in " ".join(text.split())
+    assert "B against A: better on ROUGE-L, Perplexity" in " ".join(text.split())
     written_run(tmp_path / "out" / "epochs-2", change={"training": {"epochs": 9}})
     with pytest.raises(TrainingError) as failed:
         sweep.run_sweep(runs, RuntimeOptions(cache_dir=tmp_path), console)
@@ -109,7 +109,7 @@ def test_a_table_of_runs_has_quality_size_speed_and_time(tmp_path: Path, width: 
     assert [row.against_first.get("rougeL") for row in rows] == [None, "better", "worse"]
     assert (rows[1].parameters, rows[1].tokens_per_second, rows[1].kept, rows[1].alike) == (134_515_008, 123.4, 0.93, True)
     words = " ".join(shown(runs_table(rows, width), width).split())
-    for said in ("93 %", "134.5M", "123", "0.610", "B against A: better by ROUGE-L, Perplexity", "One such verdict in 20 is chance."):
+    for said in ("93 %", "134.5M", "123", "0.610", "B against A: better on ROUGE-L, Perplexity", "One such verdict in 20 is chance."):
         assert said in words
     RunFolder(tmp_path / "b").write_json(RunFolder(tmp_path / "b").benchmark, {**runs[1].scores, "measured_on": {"threads": 8}})
     again = table_of([runs[0], read_run(tmp_path / "b"), runs[2]])
@@ -155,6 +155,6 @@ def test_a_score_that_the_run_does_not_measure_is_found_before_it() -> None:
 def test_three_runs_are_compared_in_a_table_by_the_program(tmp_path: Path) -> None:
     a_and_b(tmp_path, shift=0.1)
     written_run(tmp_path / "c", shift=-0.1)
-    assert "C against A: worse by ROUGE-L, Perplexity" in cli("runs", "compare", "a", "b", "c", folder=tmp_path).stdout
+    assert "C against A: worse on ROUGE-L, Perplexity" in cli("runs", "compare", "a", "b", "c", folder=tmp_path).stdout
     done = cli("run", "r.yaml", "--set", "training.epochs=1,2", "--fail-if-worse", "rougeL", folder=tmp_path)
     assert done.returncode == 2

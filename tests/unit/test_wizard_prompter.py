@@ -215,9 +215,13 @@ def test_a_wrong_guess_of_the_columns_is_one_answer_to_correct(empty_folder: Pat
     assert prompter.asked.count("dataset.reading-2") == 1, "what the correction did is shown and asked about again"
 
 
-def test_the_columns_with_sentences_are_offered_first(empty_folder: Path) -> None:
-    (empty_folder / "form.csv").write_text("Timestamp,Frage,Antwort\n" + "2024/03/02 9:15:02 AM MEZ,Wo ist es?,In der Kiste.\n" * 30)
-    columns = ask(enter_all_the_way(dataset__source="form.csv")).dataset.columns
+@pytest.mark.parametrize(("subject", "chosen"), [("Rückfrage", {}), ("Eine Frage", {"dataset__columns__prompt": "Frage"})])
+def test_the_columns_with_sentences_are_offered_first_and_for_the_answer_those_behind_the_prompt(
+    empty_folder: Path, subject: str, chosen: dict[str, str]
+) -> None:
+    row = f"2024/03/02 9:15:02 AM MEZ,{subject},Wo ist es?,In der Kiste.,offen\n"
+    (empty_folder / "form.csv").write_text("Timestamp,Betreff,Frage,Antwort,Status\n" + row * 30)
+    columns = ask(enter_all_the_way(dataset__source="form.csv", **chosen)).dataset.columns
     assert columns is not None
     assert (columns.prompt, columns.completion) == ("Frage", "Antwort")
 

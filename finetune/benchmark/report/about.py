@@ -14,7 +14,7 @@ from finetune.benchmark.report.charts import bars, curve
 from finetune.benchmark.report.html import Html, bullets, duration, element, facts, section, subsection, table
 from finetune.benchmark.report.records import Records
 from finetune.distillation.terms import in_words
-from finetune.formatting import count, counted, kept, percent, size, student_parts
+from finetune.formatting import beside_ignored, count, counted, kept, percent, size, student_parts
 from finetune.recipe import is_self
 from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.recipe.task_settings import task_words
@@ -86,7 +86,7 @@ def asked(records: Records) -> Html:
         ("Rows", f"truncated at {dataset['max_length']:,} tokens; {percent(dataset['held_out'])} held out"),
         (
             "Training",
-            f"{_times(training['epochs'])} over the data, {rows:,} rows per step, learning rate {rate}",
+            f"{_times(training['epochs'])} over the data, {counted(rows, 'row')} per step, learning rate {rate}",
         ),
     ]
     if recipe["approach"] == "distillation":
@@ -101,7 +101,7 @@ def asked(records: Records) -> Html:
             listed.append(("Own answers", f"{replaced}, of up to {own['tokens']:,} tokens, {own['refresh']:,} at a time{of_own}"))
         listed.append(("Learned in", in_few_bits(spec.get("quantize"))))
         listed.append(("Also compared", in_words(FeaturesSpec.model_validate(spec.get("features") or {}))))
-    listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {benchmark['rows']:,} rows"), ("Seed", str(recipe["seed"]))]
+    listed += [("Benchmark", f"{', '.join(benchmark['metrics'])} on {counted(benchmark['rows'], 'row')}"), ("Seed", str(recipe["seed"]))]
     return section("Recipe", facts(listed))
 
 
@@ -168,14 +168,19 @@ def data(records: Records) -> Html:
         ),
         ("Tokens", f"{report['train_tokens']:,}, {percent(report['supervised_share'], 1)} of them supervised"),
         ("Length", f"median {length['p50']:,.0f} tokens, 90th percentile {length['p90']:,.0f}" if length else ""),
-        ("Truncated", f"{report['truncated']:,} sequences ({percent(report['truncated_share'], 1)})" if report.get("truncated") else ""),
+        (
+            "Truncated",
+            f"{counted(report['truncated'], 'sequence')} ({percent(report['truncated_share'], 1)})" if report.get("truncated") else "",
+        ),
     ]
     skipped = [f"{row['file']}, line {row['line']}: {row['reason']}" for row in report.get("skipped_rows", [])[:SKIPPED_SHOWN]]
     left = report["skipped"] - len(skipped)
     if skipped and left > 0:
         skipped.append(f"and {left:,} more, in run/data_report.json")
     lengths = bars("Tokens in a sequence", report.get("histogram") or [])
-    return section("The data", facts(listed), lengths, subsection("Skipped rows", bullets(skipped)), bullets(report.get("notes", [])))
+    return section(
+        "The data", facts(listed), lengths, subsection("Skipped rows", bullets(skipped)), bullets(beside_ignored(report.get("notes", [])))
+    )
 
 
 def environment(records: Records) -> Html:
@@ -184,10 +189,11 @@ def environment(records: Records) -> Html:
     if "machine" not in found:
         return Html()
     machine, model = found["machine"], found.get("model") or {}
+    cores = [counted(machine[what], what[:-1]) for what in ("cores", "threads") if machine.get(what)]
     memory = f", {size(machine['gpu_memory_bytes'])}" if machine.get("gpu_memory_bytes") else ""
     listed = [
         ("System", str(found.get("system", ""))),
-        ("Processor", f"{machine.get('cpu', '')}{_if(', {} cores', machine.get('cores'))}{_if(', {} threads', machine.get('threads'))}"),
+        ("Processor", f"{machine.get('cpu', '')}{', '.join(['', *cores])}"),
         ("Memory", size(machine["memory_bytes"]) if machine.get("memory_bytes") else ""),
         ("GPU", f"{machine['gpu']}{memory}" if machine.get("gpu") else "none"),
         ("Precision", f"{machine.get('dtype', '')}{_if(' ({})', machine.get('why_dtype'))}"),

@@ -43,6 +43,7 @@ from finetune.system.shell import quoted
 
 SHOWN_COLUMNS = 12
 LAST = 100
+WITHOUT_SPACES = "\u0e00"  # from Thai on, most scripts put no spaces between words
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
 NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
@@ -145,9 +146,9 @@ def wordy(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]
 
 
 def _is_said(value: Any) -> bool:
-    """Whether a cell is mostly letters, and more than a word; in Chinese and Japanese nothing stands between words."""
-    letters = sum(map(str.isalpha, value)) if isinstance(value, str) else 0
-    return letters > 0 and 2 * letters > len(value) and (len(value.split()) > 1 or not value.isascii())
+    """Whether a cell is mostly letters, and more than a word."""
+    letters = list(filter(str.isalpha, value)) if isinstance(value, str) else []
+    return bool(letters) and 2 * len(letters) > len(value) and (len(value.split()) > 1 or max(letters) >= WITHOUT_SPACES)
 
 
 def _check_whole(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: str) -> None:

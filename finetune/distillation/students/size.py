@@ -39,14 +39,15 @@ class Size:
         found = _of_model(teacher, amount)
         blocks = blocks_to_leave_out(teacher, [mix.layers for mix in found if mix.layers], rows)
         closeness = Closeness(teacher, rows)
-        best, least, listed = Made(teacher, ""), float("inf"), []
+        best, least, distances = Made(teacher, ""), float("inf"), {}
         for mix in found:
             made = _made(teacher, mix, rows, blocks)
             distance = closeness.of(made.model)
-            listed.append(f"{mix} {distance:.2f}")
+            distances[str(mix)] = distance
             if distance < least:
                 best, least = made, distance
-        why = f"Of {len(found)} students of this size it is the closest to the teacher, by KL: {', '.join(listed)}."
+        listed = ", ".join(f"{distances[mix]:.2f} ({mix})" for mix in sorted(distances, key=lambda mix: distances[mix]))
+        why = f"Of {len(found)} students of this size it is the closest to the teacher. KL to the teacher: {listed}."
         return Made(best.model, f"{best.said} {why}", best.facts, least)
 
 
