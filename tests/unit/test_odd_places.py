@@ -20,7 +20,7 @@ import finetune
 from finetune.cli import main, say
 from finetune.data.files import find_files
 from finetune.data.reading import read_rows
-from finetune.errors import DatasetError, DatasetNotFound, HardwareError, ModelError, ModelNotFound, RecipeError
+from finetune.errors import BadInput, DatasetError, DatasetNotFound, HardwareError, ModelError, ModelNotFound, RecipeError
 from finetune.events import Recorder
 from finetune.models.location import parse
 from finetune.planning.measure import _workplace
@@ -28,6 +28,7 @@ from finetune.recipe import DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.tables import fact_list, pairs
+from finetune.system.paths import looking_at
 from finetune.system.shell import joined
 from finetune.wizard.asking.prompter import drawn
 
@@ -36,6 +37,16 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 
 
 # What is read.
+
+
+def test_a_path_that_cannot_be_looked_at_is_refused_even_where_exists_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as from Python 3.14 on
+    with pytest.raises(BadInput, match=r"cannot be accessed: .+\.") as refused, looking_at("x" * 300):
+        assert Path("x" * 300).exists()
+    assert refused.value.hint == "Check the path and its permissions."
+    for name in ("nothing_here", "org/name@main", "builtin:python-docs", "~/nothing_here"):
+        with looking_at(name):
+            pass
 
 
 @POSIX
