@@ -28,6 +28,7 @@ from finetune.recipe import DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.tables import fact_list, pairs
+from finetune.screen.wording import as_typed, installing
 from finetune.system.paths import looking_at
 from finetune.system.shell import joined
 from finetune.wizard.asking.prompter import drawn
@@ -282,12 +283,30 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
     monkeypatch.chdir(tempfile.gettempdir())
     assert main(["schema"]) == 1
     project = Path(finetune.__file__).parents[1]  # not that of a checkout where it is installed
-    how = f": pip install {shlex.quote(str(project))}" if (project / "pyproject.toml").is_file() else "."
+    how = f": {installing()} {shlex.quote(str(project))}" if (project / "pyproject.toml").is_file() else "."
     install = f"Install the program with its dependencies{how}"
     hint = install if isinstance(error, ModuleNotFoundError) else "Run the command again with --debug to see where it happened."
     assert capfd.readouterr().err.splitlines() == [said, hint]
     with pytest.raises(type(error)):
         main(["schema", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("made_by", "pip", "python", "is_here", "typed"),
+    [
+        ("pip", "/venv/bin/pip", "/venv/bin/python", True, "pip install"),
+        ("not activated", "/usr/bin/pip", "/usr/bin/python", True, "/venv/bin/python -m pip install"),
+        ("Windows", None, "/venv/bin/python", True, "python -m pip install"),
+        ("uv", "/usr/bin/pip", "/venv/bin/python", False, "uv pip install --python /venv/bin/python"),
+    ],
+)
+def test_what_is_missing_is_installed_for_this_python(
+    monkeypatch: pytest.MonkeyPatch, made_by: str, pip: str | None, python: str, is_here: bool, typed: str
+) -> None:
+    monkeypatch.setattr("shutil.which", {"pip": pip, "python": python}.get)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: sys.__spec__ if is_here else None)
+    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
+    assert as_typed("Install it: pip install lm_eval") == f"Install it: {typed} lm_eval", made_by
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 13)])
