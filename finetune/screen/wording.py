@@ -57,6 +57,8 @@ def installing() -> str:
     pip, python = shutil.which("pip"), shutil.which("python")
     if pip and Path(pip).parent == Path(sys.executable).parent:
         return "pip install"
+    if (Path(sys.prefix) / "pipx_metadata.json").is_file():
+        return "pipx inject finetune-wizard"
     if find_spec("pip") is None:
         return f"uv pip install --python {quoted(sys.executable)}"
     return f"{'python' if python == sys.executable else quoted(sys.executable)} -m pip install"

@@ -298,11 +298,14 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
         ("not activated", "/usr/bin/pip", "/usr/bin/python", True, "/venv/bin/python -m pip install"),
         ("Windows", None, "/venv/bin/python", True, "python -m pip install"),
         ("uv", "/usr/bin/pip", "/venv/bin/python", False, "uv pip install --python /venv/bin/python"),
+        ("pipx", "/usr/bin/pip", "/usr/bin/python", False, "pipx inject finetune-wizard"),
     ],
 )
 def test_what_is_missing_is_installed_for_this_python(
-    monkeypatch: pytest.MonkeyPatch, made_by: str, pip: str | None, python: str, is_here: bool, typed: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_by: str, pip: str | None, python: str, is_here: bool, typed: str
 ) -> None:
+    (tmp_path / f"{made_by}_metadata.json").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr("shutil.which", {"pip": pip, "python": python}.get)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: sys.__spec__ if is_here else None)
     monkeypatch.setattr(sys, "executable", "/venv/bin/python")
