@@ -10,11 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from finetune.system.library_warnings import hush
+
 # Two workers, and the programs that they start, share the processors: threads that spin while they wait would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Nothing here is compiled by torch, and getting ready for it takes a fifth of the imports of every program that a test starts.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+# bitsandbytes warns when it is imported, under the tests' last line.
+hush()
 
 # A shell that starts the tests in the background makes them, and every program they start, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -43,6 +48,11 @@ elif sys.platform == "darwin":
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+
+
+# What is still frozen when Python ends is never freed, and Triton's bindings would print what they lost, under the tests' last line.
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,6 +12,7 @@ forks. What it forked goes on at the end of the file, and ends as any Python pro
 from __future__ import annotations
 
 import array
+import atexit
 import fcntl
 import gc
 import importlib
@@ -173,6 +174,8 @@ def serve(channel: socket.socket) -> list[str]:
             answer = os.fork()
             if answer == 0:
                 channel.close()
+                if "triton" in sys.modules:  # whose bindings print at the end what is still frozen and never freed
+                    atexit.register(gc.unfreeze)
                 become(job, list(descriptors))
                 return list(job["arguments"])
             for descriptor in descriptors:

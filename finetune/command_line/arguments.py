@@ -212,6 +212,7 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(message, hint=hint)
 
     def format_help(self) -> str:
+        self.color = False  # from Python 3.14 on it would paint this, whatever --no-color says
         takes = {option for action in self._actions for option in action.option_strings}
         if "--yes" in takes:
             return _overview(self.prog)

@@ -23,7 +23,7 @@ from finetune.data.endings import ARCHIVE, CONVERTED, KINDS, PACKED, READABLE, K
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable
 from finetune.hub.datasets import PINNED
-from finetune.system.paths import looking_at, typed_path
+from finetune.system.paths import check_access, typed_path
 
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face datasets
 OF_A_RUN = ("recipe.yaml", "debug.log")  # in the folder run/ of an output folder; the log is there first
@@ -124,10 +124,11 @@ def _is_data(path: Path) -> bool:
 
 def named_files(source: str) -> list[str]:
     """The paths that a source names, with commas between them."""
-    path = typed_path(source, DatasetNotFound)
-    with looking_at(source, DatasetNotFound):
-        there = path.exists()
-    return [source] if there else [part.strip() for part in source.split(",") if part.strip()]
+    alone = os.path.exists(typed_path(source, DatasetNotFound))  # several together may be too long for a name
+    names = [source] if alone else [part.strip() for part in source.split(",") if part.strip()]
+    for name in names:
+        check_access(name, DatasetNotFound)
+    return names
 
 
 def find_files(

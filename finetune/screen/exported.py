@@ -15,6 +15,7 @@ from rich.text import Text
 from finetune.export.record import Exported
 from finetune.formatting import size
 from finetune.screen.tables import block, pairs, to_copy
+from finetune.screen.wording import as_typed
 
 NOT_PROVEN = "not proven"
 
@@ -24,7 +25,7 @@ def exported_picture(done: Exported) -> RenderableType:
     parts: list[RenderableType] = [pairs(_proofs(done)), Text(""), _sizes(done)]
     if said := in_words(done):
         parts.append(Text(said, style="bold"))
-    parts += [Text(note, style="warning") for note in done.notes]
+    parts += [Text(as_typed(note), style="warning") for note in done.notes]
     return block(*parts, above=1)
 
 

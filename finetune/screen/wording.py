@@ -45,4 +45,20 @@ def command_name() -> str:
 
 def as_typed(text: str) -> str:
     """Commands in a hint of the engine, as this person would type them."""
-    return re.sub(r"(python finetune_cli\.py|finetune-cli)(?= |$)", lambda _: command_name(), text)
+    text = re.sub(r"(python finetune_cli\.py|finetune-cli)(?= |$)", lambda _: command_name(), text)
+    return re.sub(r"\bpip install\b", lambda _: installing(), text)
+
+
+def installing() -> str:
+    """What installs for this Python: uv and pipx give it no pip of its own, and the one on the PATH is another's."""
+    import shutil
+    from importlib.util import find_spec
+
+    pip, python = shutil.which("pip"), shutil.which("python")
+    if pip and Path(pip).parent == Path(sys.executable).parent:
+        return "pip install"
+    if (Path(sys.prefix) / "pipx_metadata.json").is_file():
+        return "pipx inject finetune-wizard"
+    if find_spec("pip") is None:
+        return f"uv pip install --python {quoted(sys.executable)}"
+    return f"{'python' if python == sys.executable else quoted(sys.executable)} -m pip install"

@@ -7,12 +7,16 @@ with looking_at(folder):
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from finetune.errors import BadInput
 from finetune.foreign import is_utf8, printable
+
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.EINVAL}  # EINVAL: a name that Windows does not allow
 
 
 def typed_path(text: str | Path, kind: type[BadInput] = BadInput) -> Path:
@@ -27,10 +31,30 @@ def typed_path(text: str | Path, kind: type[BadInput] = BadInput) -> Path:
         raise kind(f"{text} is in the home folder of an unknown user.", hint="Write the full path.") from None
 
 
+def check_access(path: str | Path, kind: type[BadInput] = BadInput) -> None:
+    """Raises `kind` if nobody could look whether the path is there; from Python 3.14 on exists() and its like say no then."""
+    with accessing(path, kind):
+        try:
+            os.stat(os.path.expanduser(path))
+        except ValueError:  # not a path
+            return
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                raise
+
+
 @contextmanager
 def looking_at(path: str | Path, kind: type[BadInput] = BadInput) -> Iterator[None]:
     """Raises `kind` if the path cannot be accessed."""
+    check_access(path, kind)
+    with accessing(path, kind):
+        yield
+
+
+@contextmanager
+def accessing(source: str | Path, kind: type[BadInput] = BadInput) -> Iterator[None]:
+    """Raises `kind` for what fails meanwhile on the disk; `source` is one path or several."""
     try:
         yield
     except OSError as error:
-        raise kind(f"{path} cannot be accessed: {error.strerror or error}.", hint="Check the path and its permissions.") from None
+        raise kind(f"{source} cannot be accessed: {error.strerror or error}.", hint="Check the path and its permissions.") from None

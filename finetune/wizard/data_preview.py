@@ -21,7 +21,7 @@ from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.formatting import counted, strip_control_chars
 from finetune.recipe import DatasetSpec
-from finetune.system.paths import looking_at, typed_path
+from finetune.system.paths import accessing, typed_path
 from finetune.wizard import preload
 from finetune.wizard.asking.prompter import Fragments
 from finetune.wizard.error_words import without_setting
@@ -40,7 +40,7 @@ def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
     """Reads a few rows; remembered until a file changes, because the wizard asks again after every step back. Errors are not."""
     try:
         now = state(spec.source)
-        with looking_at(spec.source, DatasetError):
+        with accessing(spec.source, DatasetError):
             return _look(spec.model_dump_json(), runtime, now)
     except DatasetError as error:
         return error
@@ -48,7 +48,7 @@ def look(spec: DatasetSpec, runtime: RuntimeOptions) -> Preview | DatasetError:
 
 def state(source: str) -> tuple[tuple[str, int, int], ...]:
     """Of the files of a source, what changes when a person corrects one; raises DatasetError for paths that cannot be accessed."""
-    with looking_at(source, DatasetError):
+    with accessing(source, DatasetError):
         typed_path(source, DatasetError)
         paths = [path for name in named_files(source) for path in _files(typed_path(name, DatasetError).absolute())]
         facts = [(path, path.stat()) for path in paths]
@@ -106,7 +106,7 @@ def rows_of(spec: DatasetSpec, runtime: RuntimeOptions) -> Rows | None:
     try:
         if spec.source.startswith("builtin:") or not looks_local(spec.source):
             return None
-        with looking_at(spec.source, DatasetError):
+        with accessing(spec.source, DatasetError):
             return _count(spec.model_dump_json(), runtime, state(spec.source))
     except DatasetError:
         return None

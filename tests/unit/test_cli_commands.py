@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune.command_line.arguments import parser
+
 pytestmark = pytest.mark.slow  # each starts the program
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +121,13 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert done.returncode == 0
     for command in ("run", "plan", "benchmark", "upload", "chat", "doctor", "--yes"):
         assert command in done.stdout
+
+
+def test_help_has_no_colours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # argparse would add them from Python 3.14 on, whatever --no-color says
+    with pytest.raises(SystemExit):
+        parser().parse_args(["run", "--help"])
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_doctor_as_json_is_one_object(tmp_path: Path) -> None:

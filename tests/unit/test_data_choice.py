@@ -146,6 +146,12 @@ def test_a_file_that_is_named_is_read_whatever_the_others_are_called(tmp_path: P
     assert asked(read(tmp_path, "test.jsonl, train.jsonl", split="test")) == ["test.jsonl"]
 
 
+def test_many_files_may_be_named_with_commas_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"my_rows_of_{year}.jsonl" for year in range(2000, 2020)]
+    monkeypatch.chdir(write(tmp_path, *names))
+    assert asked(read(tmp_path, ",".join(names))) == names
+
+
 def test_a_test_file_that_is_named_is_measured_on_or_said_to_be_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(write(tmp_path, "train.jsonl", "test.jsonl"))
     named = "train.jsonl, test.jsonl"
@@ -176,7 +182,7 @@ def test_one_file_has_no_files_to_choose_from(tmp_path: Path) -> None:
         read(tmp_path, write(tmp_path, "a.jsonl") / "a.jsonl", data_files="b.jsonl")
 
 
-@pytest.mark.parametrize("source", ["~nobodyhere/rows.jsonl", "~nobodyhere/a.jsonl, b.jsonl", f"{'r' * 300}.jsonl"])
+@pytest.mark.parametrize("source", ["~nobodyhere/rows.jsonl", "~nobodyhere/a.jsonl, b.jsonl", "r" * 300, f"{'r' * 300}, b.jsonl"])
 def test_a_path_that_cannot_be_looked_at_is_refused_in_a_sentence(tmp_path: Path, source: str) -> None:
     with pytest.raises(DatasetNotFound) as caught:
         read(tmp_path, source)

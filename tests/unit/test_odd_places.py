@@ -20,7 +20,7 @@ import finetune
 from finetune.cli import main, say
 from finetune.data.files import find_files
 from finetune.data.reading import read_rows
-from finetune.errors import DatasetError, DatasetNotFound, HardwareError, ModelError, ModelNotFound, RecipeError
+from finetune.errors import BadInput, DatasetError, DatasetNotFound, HardwareError, ModelError, ModelNotFound, RecipeError
 from finetune.events import Recorder
 from finetune.models.location import parse
 from finetune.planning.measure import _workplace
@@ -28,6 +28,8 @@ from finetune.recipe import DatasetSpec, Recipe
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.tables import fact_list, pairs
+from finetune.screen.wording import as_typed, installing
+from finetune.system.paths import looking_at
 from finetune.system.shell import joined
 from finetune.wizard.asking.prompter import drawn
 
@@ -36,6 +38,16 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 
 
 # What is read.
+
+
+def test_a_path_that_cannot_be_looked_at_is_refused_even_where_exists_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as from Python 3.14 on
+    with pytest.raises(BadInput, match=r"cannot be accessed: .+\.") as refused, looking_at("x" * 300):
+        assert Path("x" * 300).exists()
+    assert refused.value.hint == "Check the path and its permissions."
+    for name in ("nothing_here", "org/name@main", "builtin:python-docs", "~/nothing_here"):
+        with looking_at(name):
+            pass
 
 
 @POSIX
@@ -271,12 +283,33 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
     monkeypatch.chdir(tempfile.gettempdir())
     assert main(["schema"]) == 1
     project = Path(finetune.__file__).parents[1]  # not that of a checkout where it is installed
-    how = f": pip install {shlex.quote(str(project))}" if (project / "pyproject.toml").is_file() else "."
+    how = f": {installing()} {shlex.quote(str(project))}" if (project / "pyproject.toml").is_file() else "."
     install = f"Install the program with its dependencies{how}"
     hint = install if isinstance(error, ModuleNotFoundError) else "Run the command again with --debug to see where it happened."
     assert capfd.readouterr().err.splitlines() == [said, hint]
     with pytest.raises(type(error)):
         main(["schema", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("made_by", "pip", "python", "is_here", "typed"),
+    [
+        ("pip", "/venv/bin/pip", "/venv/bin/python", True, "pip install"),
+        ("not activated", "/usr/bin/pip", "/usr/bin/python", True, "/venv/bin/python -m pip install"),
+        ("Windows", None, "/venv/bin/python", True, "python -m pip install"),
+        ("uv", "/usr/bin/pip", "/venv/bin/python", False, "uv pip install --python /venv/bin/python"),
+        ("pipx", "/usr/bin/pip", "/usr/bin/python", False, "pipx inject finetune-wizard"),
+    ],
+)
+def test_what_is_missing_is_installed_for_this_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_by: str, pip: str | None, python: str, is_here: bool, typed: str
+) -> None:
+    (tmp_path / f"{made_by}_metadata.json").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr("shutil.which", {"pip": pip, "python": python}.get)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: sys.__spec__ if is_here else None)
+    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
+    assert as_typed("Install it: pip install lm_eval") == f"Install it: {typed} lm_eval", made_by
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 13)])
