@@ -92,7 +92,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
             examples.append(pieces)
             shown.append(record.values)
     if not examples:
-        raise no_rows(origin.name, skipped, not_wanted, reader.columns)
+        raise reader.no_rows(skipped, not_wanted)
     # Counts of the first rows would be taken for those of all.
     notes = [*origin.notes, *filter(None, [getattr(reader.format, "note", None)])]
     notes += [f"Rows are left out where {reason}." for reason in not_wanted]

@@ -15,7 +15,7 @@ from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_empty, is_missing, optional_text
 from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
-from finetune.data.rows import RowProblem
+from finetune.data.rows import NotWanted
 
 QUESTIONS = ("question", "query", "problem", "q", "sql_prompt")
 SQL = ("sql", "query", "sql_query", "sql query")  # answers, if they are queries
@@ -91,8 +91,8 @@ def _first(answer: Any, column: str) -> Any:
     if isinstance(answer, dict) and "text" in answer:
         answer = answer["text"]
     if isinstance(answer, list):
-        if not answer:
-            raise RowProblem(f"column {column} has no answer")
+        if not answer:  # as a third of SQuAD 2.0
+            raise NotWanted(f"the question has no answer in column {column}, and the model does not learn to say so")
         return answer[0]
     return answer
 
