@@ -161,6 +161,9 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         [user("a"), assistant("b")],
     ),
     "a question and the query that found it": ("question_answer", {"query": "a", "answer": "b"}, [user("a"), assistant("b")]),
+    "questions and answers": ("question_answer", {"Questions": "a", "Answers": "b"}, [user("a"), assistant("b")]),
+    "what somebody said and the response": ("question_answer", {"Context": "a", "Response": "b"}, [user("a"), assistant("b")]),
+    "a task and its code": ("prompt_completion", {"prompt": "a", "code": "b", "test_list": ["c"]}, [user("a"), assistant("b")]),
     "capital names": ("question_answer", {"Question": "a", "ANSWER": "b"}, [user("a"), assistant("b")]),
 }
 
@@ -229,11 +232,15 @@ def test_a_record_that_cannot_be_used_says_why(kind: str) -> None:
         registry.load("formats", name)(*columns).to_messages(row)
 
 
-def test_a_column_whose_name_says_that_it_is_an_answer_is_not_proposed_as_the_prompt() -> None:
+def test_names_that_say_what_columns_are_decide_which_are_proposed() -> None:
     row = {"concepts": ["dog", "run"], "target": "The dog runs."}
     with pytest.raises(UnknownFormat) as unknown:
         detect(list(row), [row], None, "a.jsonl")
     assert "--set dataset.columns.prompt=concepts --set dataset.columns.completion=target" in str(unknown.value.hint)
+    row = {"question": "is it so", "passage": "it is so", "label": 1}
+    with pytest.raises(UnknownFormat) as unknown:
+        detect(list(row), [row], None, "a.jsonl")
+    assert "--set dataset.columns.prompt=question --set dataset.columns.completion=label" in str(unknown.value.hint), "not a part of it"
 
 
 @pytest.mark.parametrize("row", [{"a": "x", "b": "y"}, {"id": 7}, {"label": "1"}, {"premise": "x", "hypothesis": "y", "label": 1}])

@@ -48,7 +48,7 @@ COMPLETIONS = set(chain.from_iterable(completions for _, completions in PAIRS))
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
 NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
-PARTS = ("input", "inputs", "context", "system", "history", "choices", "options")  # beside a prompt
+PARTS = ("input", "inputs", "context", "passage", "system", "history", "choices", "options")  # beside a prompt
 
 
 class Format(Protocol):
@@ -124,6 +124,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     opened = [{**row, **_parts(row)} for row in sample]
     likely = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
     likely = sorted([*likely, *texts], key=lambda name: name.strip().lower() in COMPLETIONS)  # which are no prompts
+    likely = [name for name in likely if prompt is None or name.strip().lower() not in PARTS]
     proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely])) or columns
     example, other = [*proposed, "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."

@@ -16,7 +16,7 @@ from finetune.data.formats.dialogue import DIALOGUES, SUMMARIES, in_lines
 from finetune.data.rows import RowProblem
 
 PAIRS = [
-    (("prompt",), ("completion", "response", "answer", "output")),
+    (("prompt",), ("completion", "response", "answer", "output", "code")),
     (("messages", "conversations"), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
