@@ -121,7 +121,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
         )
     prompt = find_column(columns, *PROMPTS)
     texts = [name for name in columns if all(_is_text(row.get(name)) for row in sample) and not NUMBER_OF.search(name)]
-    opened = [{**row, **_parts(row)} for row in sample]
+    opened = [{**row, **parts(row)} for row in sample]
     likely = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
     likely = sorted([*likely, *texts], key=lambda name: name.strip().lower() in COMPLETIONS)  # which are no prompts
     likely = [name for name in likely if prompt is None or name.strip().lower() not in PARTS]
@@ -138,7 +138,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     return UnknownFormat(f"{_has(where)} {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
 
 
-def _parts(row: dict[str, Any]) -> dict[str, Any]:
+def parts(row: dict[str, Any]) -> dict[str, Any]:
     """The parts of a row's objects by the names that a person can give them, such as data.text, and texts that are alone in a list."""
     alone = {name: text for name, cell in row.items() if isinstance(cell, list) and (text := only_text(cell)) is not None}
     return alone | {f"{name}.{part}": inner for name, cell in row.items() if isinstance(cell, dict) for part, inner in cell.items()}
