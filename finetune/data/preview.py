@@ -92,10 +92,10 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
             examples.append(pieces)
             shown.append(record.values)
     if not examples:
-        error, shown = reader.no_rows(skipped, not_wanted), [record.values for record in records[:limit]]
+        refused, shown = reader.no_rows(skipped, not_wanted), [record.values for record in records[:limit]]
         if have_parts(skipped):
-            return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings)
-        raise error
+            return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, refused.message, origin.encodings)
+        raise refused
     # Counts of the first rows would be taken for those of all.
     notes = [*origin.notes, *filter(None, [getattr(reader.format, "note", None)])]
     notes += [f"Rows are left out where {reason}." for reason in not_wanted]
