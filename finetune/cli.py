@@ -25,6 +25,7 @@ from finetune.system.shell import quoted
 from finetune.system.stopping import ended_like_ctrl_c
 
 DEBUG = "Run the command again with --debug to see where it happened."
+AGAIN = "If it fails again, add --debug to see where."
 NARROWEST = 10  # columns that a sentence is broken into
 WORK = ("wizard", "run", "resume", "merge", "export", "upload", "chat")  # commands that are called for more than their words
 
@@ -59,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         missing = isinstance(error, ModuleNotFoundError) and error.name
         said = _of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}"
-        hint = f"Install the program with its dependencies{_how()}" if missing else DEBUG
-        say(said, "\n".join([hint, *getattr(error, "__notes__", [])]))  # which say what is kept
+        kept = getattr(error, "__notes__", [])  # what can be continued, and how
+        install = [f"Install the program with its dependencies{_how()}"] if missing else []
+        say(said, "\n".join([*install, *kept, *([] if missing else [AGAIN if kept else DEBUG])]))
         return _leave(1)
 
 

@@ -17,7 +17,7 @@
     │   ├── FolderInUse               another process works in the output folder; names it
     │   └── CannotResume              what changed since the run began, or that there is nothing to continue
     ├── HardwareError
-    │   ├── NotHere                   exit code 2: an option asks for what this machine does not have
+    │   ├── NotHere                   exit code 2: a device, a precision or a package that is not there
     │   ├── OutOfMemory               names what to lower
     │   └── DiskFull                  names the space needed
     ├── TrainingError
@@ -140,7 +140,7 @@ class HardwareError(FinetuneError):
 
 
 class NotHere(HardwareError):
-    """An option asks for what this machine does not have."""
+    """What is asked for needs a device, a precision or a package that this machine does not have."""
 
     exit_code = 2
 

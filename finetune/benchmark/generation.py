@@ -83,10 +83,13 @@ def generation_speed(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any
         return len(prompts) * tokens / (time.perf_counter() - started)
 
 
-def answer_budget(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Room for 95 % of the reference answers and their end token, within 16..256 tokens; for all of them where a cut one is wrong."""
+def answer_budget(rows: Sequence[Mapping[str, Any]], lengths: Sequence[int]) -> int:
+    """Room for 95 % of the reference answers, which have so many tokens, and their end token, within 16..256 tokens.
+
+    Where a cut answer is wrong, there is room for all of them.
+    """
     share = 100 if len(rows) < FEW_ROWS or fitting(rows) else 95
-    longest = math.ceil(float(np.percentile(answer_lengths(tokenizer, rows), share)))
+    longest = math.ceil(float(np.percentile(lengths, share)))
     return min(MOST_NEW_TOKENS, max(FEWEST_NEW_TOKENS, longest + 1))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune.formatting import counted, strip_control_chars
+from finetune.benchmark.labels import by_label
+from finetune.formatting import counted
 from finetune.registry import title
 
 NAMES = {
@@ -35,7 +35,6 @@ EXPLAINED = {
     "last_number": "the last number is that of the reference",
     "json_fields": "values of the reference's JSON that the answer's has too, at the same place",
 }
-MOST_LABELS, LONGEST_LABEL = 20, 40
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 IN_SHORT = ("rougeL", *RIGHT, "perplexity")  # where there is no room for all
 UNDECIDED = {"no evidence": "no evidence of a difference", "too few rows": "too few rows to judge"}
@@ -144,22 +143,6 @@ def cut_short(scores: Mapping[str, Any]) -> str | None:
     if not longest or not most or longest <= most or not {*RIGHT, "valid_json"} & scores["after"].keys():
         return None
     return f"Answers were cut after {most} tokens, but reference answers have up to {longest:,}: such long ones count as wrong."
-
-
-def by_label(scores: Mapping[str, Any]) -> str | None:
-    """ "Right of each label: spam 2 of 9, ham 41 of 41. Always answering ham is right in 82 %."; None where answers are no labels."""
-    right, rows = (scores.get("per_row") or {}).get("accuracy") or [], scores.get("generations") or []
-    labels = [" ".join(strip_control_chars(row["reference"]).split()) for row in rows]
-    of = Counter(labels)
-    if len(right) != len(rows) or not 0 < len(of) <= min(MOST_LABELS, len(rows) / 2) or max(map(len, of)) > LONGEST_LABEL:
-        return None
-    if len(of) == 1:
-        return f"All {len(rows):,} reference answers are {labels[0]}, so they do not show whether the model can tell labels apart."
-    found = Counter(label for label, is_right in zip(labels, right, strict=True) if is_right)
-    worst_first = sorted(of, key=lambda label: (found[label] / of[label], label))
-    listed = ", ".join(f"{label} {found[label]} of {of[label]}" for label in worst_first)
-    (commonest, rows_of_it), *_ = of.most_common(1)
-    return f"Right of each label: {listed}. Always answering {commonest} is right in {share(rows_of_it / len(rows))}."
 
 
 def share(value: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
+from finetune.benchmark.labels import as_label
 from finetune.errors import BenchmarkError
 
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -40,7 +41,7 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]
 
     def read(self, text: str) -> Any:
         """The part of a text that is compared."""
-        return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(".").rstrip()
+        return as_label(text)
 
     def per_row(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
         """1 for each row that is right, else 0."""

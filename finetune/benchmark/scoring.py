@@ -159,13 +159,14 @@ def benchmark_model(
     states = TeacherStates(head_of(model).detach()) if as_teacher else None
     values: dict[str, float] = {}
     per_row: dict[str, list[float]] = {}
-    losses = texts = budget = None
+    losses = texts = budget = lengths = None
     with _measuring(model):
         release()  # leftovers of earlier work
         if of_losses or teacher or as_teacher:
             losses = answer_losses(model, rows, reporter=reporter, stage=stage, teacher=teacher, remember=states)
         if of_texts:
-            budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
+            lengths = answer_lengths(tokenizer, rows)
+            budget = answer_budget(rows, lengths) if spec.max_new_tokens == "auto" else spec.max_new_tokens
             texts = generate_answers(model, tokenizer, rows, max_new_tokens=budget, reporter=reporter, stage=stage)
     for name, metric in metrics.items():
         if name in of_losses and losses:
@@ -195,7 +196,7 @@ def benchmark_model(
         losses=losses,
         counted=_counted(rows),
         max_new_tokens=budget,
-        longest_reference=max(answer_lengths(tokenizer, rows)) if budget is not None else None,
+        longest_reference=max(lengths) if lengths is not None else None,
         parameters=inner.num_parameters(),
         states=states,
         groups=groups_of(rows),

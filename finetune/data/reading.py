@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import RecordBatch
 
-VERSION = 9  # part of every fingerprint: raise it when the same file would give other rows
+VERSION = 10  # part of every fingerprint: raise it when the same file would give other rows
 SAMPLE = 200  # records that are read before the format is decided
 BATCH = 1000
 
@@ -229,7 +229,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     facts.notes += [note for note in origin.notes if note not in facts.notes]
     facts.notes += [*reader.notes(), *left_out_sentences(facts.left_out), *left.sentences()]
     if not facts.usable:
-        raise no_rows(origin.name, facts.skipped_rows, facts.left_out, reader.columns if facts.blank else ())
+        raise reader.no_rows(facts.skipped_rows, facts.left_out)
     return facts
 
 

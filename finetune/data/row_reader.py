@@ -8,7 +8,8 @@ reader.notes()                                                        # what a p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from finetune.data import formats
@@ -17,8 +18,8 @@ from finetune.data.formats.cells import Record, is_blank, is_learned
 from finetune.data.formats.marks import Marks, check_text
 from finetune.data.formats.messages import Messages
 from finetune.data.formats.tools import is_nothing
-from finetune.data.rows import NotWanted, RowProblem
-from finetune.errors import UnknownFormat
+from finetune.data.rows import NotWanted, RowProblem, SkippedRow, no_rows
+from finetune.errors import DatasetError, UnknownFormat
 from finetune.formatting import counted
 from finetune.recipe.settings import ColumnsSpec
 
@@ -57,12 +58,11 @@ class RowReader:
         self.filled = {name for row in sample for name, value in row.items() if not is_nothing(value)}
 
     def values(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with the parts of its objects that a person named, translation.en for one, as columns of their own."""
+        """A row with the parts of its objects and lists that a person named, translation.en for one, as columns of their own."""
         for name in self.inner:
-            outer, _, part = name.partition(".")
-            if isinstance(cell := row.get(outer), dict) and part in cell:
-                rest = {key: value for key, value in cell.items() if key != part}
-                row = {**{key: value for key, value in row.items() if key != outer}, **({outer: rest} if rest else {}), name: cell[part]}
+            with suppress(LookupError):
+                part, row = _taken(row, name)
+                row[name] = part
         return row
 
     def widen(self, row: dict[str, Any]) -> bool:
@@ -118,10 +118,25 @@ class RowReader:
         self.remarks.update(said)
         return record
 
+    def no_rows(self, skipped: list[SkippedRow], left_out: Mapping[str, int]) -> DatasetError:
+        """The error for rows of which none became a record: those that were not skipped or left out are empty."""
+        return no_rows(self.where, skipped, left_out, self.columns if len(self.all_columns) > 1 else ())
+
     def notes(self) -> list[str]:
         """Sentences about the rows that became records."""
         notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
         return notes + [f"{sentence} ({counted(rows, 'row')})." for sentence, rows in self.remarks.items()]
+
+
+def _taken(cell: Any, path: str) -> tuple[Any, Any]:
+    """The part of nested objects and lists at a path such as answers.text.0, and what is left of them; raises LookupError."""
+    name, _, deeper = path.partition(".")
+    parts = cell if isinstance(cell, dict) else {str(place): value for place, value in enumerate(cell if isinstance(cell, list) else ())}
+    if path in parts:  # a name with a dot
+        name, deeper = path, ""
+    part, rest = _taken(parts[name], deeper) if deeper else (parts[name], None)
+    left = {key: rest if key == name else value for key, value in parts.items() if key != name or rest}
+    return part, left if isinstance(cell, dict) else list(left.values())
 
 
 def _with_answer(row: dict[str, Any], column: str) -> dict[str, Any]:

@@ -152,8 +152,9 @@ def no_rows(
         reasons = "; ".join(f"{counted(rows, 'row')} because {reason}" for reason, rows in left_out.items())
         hint = "Give rows with answers to learn, or rename that column."
         return EmptyDataset(f"{origin}: no row is to be learned ({reasons}).", hint=hint)
-    if not skipped and len(blank) > 1:
-        return EmptyDataset(f"{origin}: the columns {', '.join(blank)} are empty in every row.", hint=NAME_OTHERS)
+    if not skipped and blank:
+        empty = f"columns {', '.join(blank)} are" if len(blank) > 1 else f"column {blank[0]} is"
+        return EmptyDataset(f"{origin}: the {empty} empty in every row.", hint=NAME_OTHERS)
     if not skipped:
         return EmptyDataset(f"{origin} contains no rows.", hint="Give data with at least two rows.")
     first = skipped[0]
@@ -162,8 +163,8 @@ def no_rows(
     return BadRow(f"{first.file}: no row can be used; for example line {first.line}: {first.reason}.", hint=_way_out(first.reason))
 
 
-OF_PARTS = re.compile(r"column (\S+) has an object \(([^,)]+).*\), not text$")
-NO_UNICODE = "not valid Unicode"
+OF_PARTS = re.compile(r"column (\S+) has (?:an object \(([^,)]+).*\)|a list), not text$")
+NO_UNICODE, A_LIST = "not valid Unicode", "has a list, not text"
 OLDER_PAGES = ", such as cp850 or cp866 (DOS) or mac_roman (older Macs)"
 ROLES_KNOWN = "known are system, user, assistant and tool"
 
@@ -178,12 +179,16 @@ def _way_out(reason: str) -> str:
         return f"Its text encoding may be another one: --set dataset.encoding=NAME{OLDER_PAGES}."
     if found := OF_PARTS.search(reason):
         columns = "--set dataset.columns.prompt=NAME --set dataset.columns.completion=NAME"
-        return f"Name the columns, and of this one the part you mean, such as {found[1]}.{found[2]}: {columns}"
-    if reason.endswith("has a list, not text"):
-        return "Put the one text of it that is to be learned in its place."
+        first = "" if found[2] else " (the first)"
+        return f"Name the columns, and of this one the part you mean, such as {found[1]}.{found[2] or 0}{first}: {columns}"
     if reason.endswith(SETTINGS):
         return "Give a list of records, or one JSON object per line (.jsonl)."
     return "Correct these rows, or check that the content of the file matches its extension."
+
+
+def have_parts(skipped: Sequence[SkippedRow]) -> bool:
+    """Whether rows cannot be used because their columns have objects or lists, of which a person can name a part."""
+    return bool(skipped) and all(OF_PARTS.search(row.reason) for row in skipped)
 
 
 def _without(useless: str, files: Sequence[str]) -> str:
@@ -210,11 +215,13 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
     enough = min(1.0, math.ceil(100 * skipped / read) / 100)
     hint = f"Correct or remove them. Up to {100 * allowed:g} % are skipped. To skip all of these: --set dataset.bad_rows={enough:g}"
     useless = list(dict.fromkeys(row.file for row in listed))
-    if files and not set(useless) & set(files):
-        of = useless[0] if len(useless) == 1 else f"{useless[0]} and {counted(len(useless) - 1, 'other file')}"
-        hint = f"No row of {of} can be used. {_without(useless[0], files)}"
     if all(row.reason.endswith(NO_UNICODE) for row in listed):
         hint = _way_out(NO_UNICODE)
+    elif files and not set(useless) & set(files):
+        of = useless[0] if len(useless) == 1 else f"{useless[0]} and {counted(len(useless) - 1, 'other file')}"
+        hint = f"No row of {of} can be used. {_without(useless[0], files)}"
+    elif all(row.reason.endswith(A_LIST) for row in listed):
+        hint = _way_out(listed[0].reason)
     elif skipped >= read:  # nothing would be left
         by_template, tools = "chat template" in listed[0].reason, "tools" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.errors import FinetuneError, HardwareError
+from finetune.errors import FinetuneError, NotHere
 from finetune.export.gguf_types import QUANTISES_ITSELF
 
 PACKAGE = "xllamacpp"
@@ -31,7 +31,7 @@ def needs_llama_cpp(format: str) -> bool:
 def encode(values: np.ndarray[Any, Any], format: str) -> np.ndarray[Any, Any]:
     """A tensor [rows, columns] of float32 as ggml stores it: rows of bytes, or of numbers for F32 and F16.
 
-    Raises HardwareError without ggml where it is needed, FinetuneError for weights that the format cannot hold.
+    Raises NotHere without ggml where it is needed, FinetuneError for weights that the format cannot hold.
     """
     import gguf
 
@@ -64,7 +64,7 @@ def _by_ggml(values: np.ndarray[Any, Any], type: Any) -> np.ndarray[Any, Any]:
 @cache
 def _ggml() -> ctypes.CDLL:
     if not has_llama_cpp():
-        raise HardwareError("K-quants are made by llama.cpp, which is not installed.", hint=f"Install it: {INSTALL}")
+        raise NotHere("K-quants are made by llama.cpp, which is not installed.", hint=f"Install it: {INSTALL}")
     import xllamacpp.xllamacpp
 
     library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrain
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from finetune.errors import HardwareError, ModelError, OutOfMemory
+from finetune.errors import ModelError, NotHere, OutOfMemory
 from finetune.foreign import check_patterns, reading, reason
 from finetune.hardware.kernels import use_fast_kernels
 from finetune.hardware.machine import Machine, torch_dtype
@@ -62,7 +62,7 @@ def load_model(
 
     `load_in` is "8bit" or "4bit" (NF4, double quantisation) through bitsandbytes. An adapter is merged into its base; with `merge=False`,
     which keeps its precision, and always on quantised weights, it is a PeftModel around it. One that was trained on 4-bit weights is put
-    on weights rounded to 4 bits and widened again, which are those it knows. Raises ModelError, HardwareError or OutOfMemory.
+    on weights rounded to 4 bits and widened again, which are those it knows. Raises ModelError, NotHere or OutOfMemory.
     """
     wanted = dtype or torch_dtype(machine)
     if located.base is not None:
@@ -213,7 +213,7 @@ def _one_sentence(located: LocatedModel) -> Iterator[None]:
         except SafetensorError as error:
             raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {reason(error)}.", hint=AGAIN) from error
         except ImportError as error:
-            raise HardwareError(f"{located.name} needs a missing package: {reason(error)}", hint="Install it with pip.") from error
+            raise NotHere(f"{located.name} needs a missing package: {reason(error)}", hint="Install it with pip.") from error
         except (MemoryError, RuntimeError) as error:
             # On a CPU torch only says it.
             if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from finetune.errors import HardwareError, ModelError, ModelNotFound
+from finetune.errors import ModelError, ModelNotFound, NotHere
 from finetune.events import Notice, Reporter
 from finetune.hub import models
 from finetune.hub.reachability import hub_reachable, offline_reason
@@ -135,10 +135,10 @@ def _parsed(text: str, path: Path) -> ModelSource:
 def locate(text: str, runtime: RuntimeOptions, reporter: Reporter, *, load_in: str | None = None) -> LocatedModel:
     """Find or fetch a model and check that it can be loaded: complete, safetensors, no code of its own unless allowed.
 
-    `load_in` ("8bit", "4bit") asks for bitsandbytes to be there. Raises ModelNotFound, ModelGated, ModelError or HardwareError.
+    `load_in` ("8bit", "4bit") asks for bitsandbytes to be there. Raises ModelNotFound, ModelGated, ModelError or NotHere.
     """
     if load_in is not None and find_spec("bitsandbytes") is None:
-        raise HardwareError(f"Loading in {load_in} needs the package bitsandbytes.", hint="Install it: pip install bitsandbytes")
+        raise NotHere(f"Loading in {load_in} needs the package bitsandbytes.", hint="Install it: pip install bitsandbytes")
     return _locate(text, runtime, reporter, seen=())
 
 

@@ -99,6 +99,7 @@ def _short(number: float) -> str:
 
 
 METRICS = "What is measured: words in common, perplexity, or answers that are right (exact_match: to the letter; json: its fields)."
+OF_RATE = "Size of each update of the weights"
 COUNT_OR_SHARE = [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]
 NOT_EMPTY = Annotated[str, Field(min_length=1)]
 AUTO_EPOCHS = 3.0  # of a few hundred rows, whatever they are; see docs/log.md
@@ -272,7 +273,7 @@ class TrainingSpec(Spec):
     gradient_accumulation: int = Field(1, ge=1, description="Batches per step; their gradients are accumulated.")
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = Field(
         2.0e-4,
-        description="Size of each update of the weights; auto: by the method, or by how close a student starts.",
+        description=f"{OF_RATE}; auto: by the method, or by how close a student starts.",
         json_schema_extra=Usual(1e-5, 5e-4),
     )
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(

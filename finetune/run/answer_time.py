@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from finetune.benchmark.generation import answer_budget
+from finetune.benchmark.generation import answer_budget, answer_lengths
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import chosen_rows
 from finetune.data.tokens.encoder import cut_prompt
@@ -46,7 +46,7 @@ def benchmark_seconds(context: RunContext, model: Any, *, answers: bool = True) 
 def _answers(context: RunContext, model: Any, rows: list[dict[str, Any]], some: list[dict[str, Any]]) -> float:
     """Seconds of all batches at their full length; reading a prompt and making a token are timed on `some`."""
     spec, tokenizer, inner = context.recipe.benchmark, context.tokenizer, causal_lm(model)
-    budget = answer_budget(tokenizer, rows) if spec.max_new_tokens == "auto" else spec.max_new_tokens
+    budget = answer_budget(rows, answer_lengths(tokenizer, rows)) if spec.max_new_tokens == "auto" else spec.max_new_tokens
     room = max(1, context_length(model) - max(budget, 1 + TOKENS))
     prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or [0] for row in rows]
     planned = batches([len(prompt) for prompt in prompts], budget, key_value_bytes(model))

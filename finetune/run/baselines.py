@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from finetune import registry
 from finetune.benchmark.perplexity import answer_losses
 from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, of_its_texts, save_base_scores
 from finetune.benchmark.several_teachers import part, routed
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.data.tokens.system_prompt import TeacherRows
 from finetune.distillation.routes import places_of, teacher_rows
+from finetune.distillation.students import VERSION
 from finetune.events import Notice
 from finetune.hardware.arithmetic import arithmetic
 from finetune.recipe import StudentSpec
@@ -104,16 +106,24 @@ def teacher_identity(context: RunContext, number: int = 0) -> str:
 
 
 def _student_identity(context: RunContext) -> str:
-    """Which student is beside which teachers, before it learns: one that is made is the same whenever it is made of the same rows."""
-    recipe, model = context.recipe, context.rounds[0].recipe.model
+    """Which student is beside which teachers, before it learns: one that is made is the same whenever it is made alike of the same rows."""
+    recipe, model, quantize = context.recipe, context.rounds[0].recipe.model, context.recipe.distillation.quantize
     teachers = [each.model_dump(mode="json", exclude={"source"}) for each in recipe.all_teachers]
+    ways = [("students", name) for name, _ in model.from_teacher.amounts()] if isinstance(model, StudentSpec) else []
+    ways += [("grids", name) for name in (quantize.format, quantize.head) if name] if quantize else []
     parts = {
         "student": model.model_dump() if isinstance(model, StudentSpec) else context.located.identity,
-        "quantize": recipe.distillation.quantize and recipe.distillation.quantize.model_dump(),
+        "quantize": quantize and quantize.model_dump(),
+        "made": [VERSION, *(registry.code_of(*way) for way in ways)] if ways else [],
         "across_tokenizers": recipe.distillation.across_tokenizers,
         "teachers": [[teacher_identity(context, number), each] for number, each in enumerate(teachers)],
     }
     return json.dumps(parts, sort_keys=True)
+
+
+def known_student_scores(context: RunContext) -> Scores | None:
+    """The same of a student that is beside its teachers, before it learns."""
+    return known_scores(context, _student_identity(context), context.load_in)
 
 
 def known_scores(context: RunContext, identity: str, load_in: str | None) -> Scores | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from finetune import registry
 from finetune.benchmark.harness import check_tasks, is_file, load_tasks, rows_of
-from finetune.errors import BadInput, HardwareError, NotHere, RecipeError
+from finetune.errors import BadInput, NotHere, RecipeError
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import refuse_inside_torchrun
@@ -25,7 +25,7 @@ def check_settings(context: RunContext, folder: RunFolder, *, resumed: bool) -> 
     if not resumed:
         folder.check_free()
     for problem in context.method.check(context.recipe.method, context.machine.device):
-        raise HardwareError(problem)
+        raise NotHere(problem)
     check_engine(context)
     check_tasks(context.recipe.benchmark)
     if context.recipe.training.report_to:

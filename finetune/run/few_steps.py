@@ -24,7 +24,7 @@ from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.planning.stages import costs_seconds
 from finetune.recipe import Recipe
 from finetune.run.answer_time import benchmark_seconds
-from finetune.run.baselines import known_scores, teacher_identity
+from finetune.run.baselines import known_scores, known_student_scores, teacher_identity
 from finetune.run.child import Say, answer
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_teacher, load_trial_student
 from finetune.run.result import save_model
@@ -89,7 +89,8 @@ def _models(context: RunContext, began: float, say: Say) -> tuple[Any, list[Any]
         say(ready=time.perf_counter() - began)
     start = time.perf_counter()
     seconds = benchmark_seconds(context, model)
-    say(before=seconds if context.has_other_teacher or known is None else 0.0)
+    known = known_student_scores(context) if context.has_other_teacher else known
+    say(before=seconds if known is None else 0.0, after=seconds)
     return attach_method(context, model), held, time.perf_counter() - start
 
 

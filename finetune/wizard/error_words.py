@@ -80,6 +80,7 @@ KINDS: tuple[tuple[type[FinetuneError], int], ...] = (
 USUAL = 4
 _SET = re.compile(r"--set (?:(['\"])(?P<in_quotes>[\w.]+=.*?)\1|(?P<bare>[\w.]+=[^\s,;)]*[^\s,;).]))")
 _BOTH = re.compile(r"(--set \S+) (?=--set )")
+_COLUMNS = re.compile(r"--set dataset\.columns\.\w+=NAME(?: and --set dataset\.columns\.\w+=NAME| \.\.\.)*")  # whichever they are
 _NESTED = re.compile(r"\(([^()]*) \(([^()]*)\)([^()]*)\)")  # parentheses in parentheses
 _NOT_HERE = re.compile(r" To (?:skip all of these|learn each line as it is): --set \S+")  # no question asks it there
 _OUTPUT_DIR = re.compile(r"(?<=another )--output-dir")
@@ -90,6 +91,7 @@ _KEY = re.compile(r"\b(?:approach|model|teachers?|dataset|method|distillation|ou
 def in_words(text: str | None, approach: str = "") -> str:
     """A sentence in which every `--set KEY=VALUE` has become a question of the wizard and its answer."""
     given = _BOTH.sub(r"\1 and ", _NOT_HERE.sub("", text or ""))
+    given = _COLUMNS.sub(f"choose the columns ({TITLES[STEPS['dataset']]})", given)
     spoken = _SET.sub(lambda found: _spoken(found["in_quotes"] or found["bare"], approach), given)
     return _NESTED.sub(r"(\1, under \2\3)", _OUTPUT_DIR.sub("output folder", spoken))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.data.endings import ARCHIVE, KINDS, ending_of, is_record_file
 from finetune.data.files import find_files, looks_local, named_files, nearest_name
-from finetune.data.formats import wordy
+from finetune.data.formats import parts, wordy
 from finetune.data.formats.text import other_reading
+from finetune.data.formats.turns import are_texts
 from finetune.errors import DatasetError, RecipeError
 from finetune.formatting import strip_control_chars
 from finetune.recipe import DatasetSpec, Recipe
@@ -233,10 +234,12 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
 
 def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") -> Draft:
     """Which columns are read, each beside what the first row has in it."""
-    names = seen.columns
-    spoken = wordy(names, seen.records)
+    opened = [_opened(row) for row in seen.records]
+    inside = dict.fromkeys(name for row in opened for name in row if name not in seen.columns)
+    names = [name for column in seen.columns for name in (*(part for part in inside if part.startswith(f"{column}.")), column)]
+    spoken = wordy(names, opened)
     likely = [*dict.fromkeys([*spoken, *names])]
-    choices = [Choice(name, strip_control_chars(name), _beginning(seen.records[0].get(name))) for name in names]
+    choices = [Choice(name, strip_control_chars(name), _beginning(opened[0].get(name))) for name in names]
     whole = len(names) > 1 and prompter.confirm(f"dataset.whole{number}", WHOLE, default=True)
     if not whole:
         column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=likely[0])
@@ -249,6 +252,12 @@ def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") 
     usual = next(name for name in [*(name for name in spoken if name in behind), *likely] if name != prompt)
     completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=usual)
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
+
+
+def _opened(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the parts of its objects, and the first text of a list of several, by the names that a recipe gives them."""
+    first = {f"{name}.0": cell[0] for name, cell in row.items() if isinstance(cell, list) and len(cell) > 1 and are_texts(cell)}
+    return {**row, **parts(row), **first}
 
 
 def _beginning(value: object) -> str:

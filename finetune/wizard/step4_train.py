@@ -6,7 +6,7 @@ from finetune import registry
 from finetune.errors import DatasetError, RecipeError
 from finetune.events import Recorder
 from finetune.recipe import Recipe, merge
-from finetune.recipe.settings import GENERATED, help_of, label
+from finetune.recipe.settings import GENERATED, OF_RATE, help_of, label
 from finetune.recipe.task_settings import TASKS, practises
 from finetune.wizard import few_bits, on_policy, preload, several_teachers
 from finetune.wizard.asking import suggest
@@ -48,8 +48,7 @@ def ask(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     method = registry.load("methods", get(draft, "method.kind"))
     distilling = draft["approach"] == "distillation"
     # Where a model learns from rows, the method knows better than the setting what is usual.
-    what = str(field_of(draft, "training.learning_rate").description).partition(";")[0]  # and not of students
-    usual = f"{what}. {method.title} usually takes about {method.learning_rate:g}."
+    usual = f"{OF_RATE}. {method.title} usually takes about {method.learning_rate:g}."
     draft = ask_field(draft, prompter, "training.learning_rate", help="" if imitates(draft) else usual, more=MORE_RATE)
     if prompter.confirm("advanced", "Change advanced settings?", default=False, help="All have defaults that work."):
         of_the_method = [f"method.{name}" for name in method.Spec.model_fields if name != "kind"]

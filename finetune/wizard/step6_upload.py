@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from finetune.errors import Interrupted, NotSignedIn, RepoExists, UploadError
 from finetune.formatting import size
 from finetune.hub.failures import BEFORE_STORED
-from finetune.hub.reachability import offline_reason, shown_endpoint
+from finetune.hub.reachability import ask_again, hub_reachable, offline_reason, shown_endpoint
 from finetune.publish.exported_files import to_upload
 from finetune.publish.usage import plain_name
 from finetune.recipe import UploadSpec
@@ -38,7 +38,7 @@ def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
     prompter.step(6, "Upload")
     command = f"{command_name()} upload {quoted(output_dir)} --repo {repository(output_dir)}"
     later: Fragments = [("class:quiet", "To upload later:\n"), ("class:command", command)]
-    if not here.hub:
+    if not _reachable(here):
         prompter.note([("class:quiet", f"{offline_reason()}, so nothing can be uploaded now. "), *later])
         return
     if prompter.confirm("upload", "Upload to the Hugging Face Hub?", default=False, help="The model also stays on this machine."):
@@ -47,6 +47,13 @@ def ask(output_dir: Path, prompter: Prompter, here: HostInfo) -> None:
         if agreed and prompter.confirm("upload.now", "Upload this now?", default=True):
             return _upload(output_dir, agreed, prompter, gguf)
     prompter.note(later)
+
+
+def _reachable(here: HostInfo) -> bool:
+    """Whether the Hub answered at the start, or does by now: a run takes long enough for a connection to come back."""
+    if not here.hub:
+        ask_again()
+    return here.hub or hub_reachable()
 
 
 def repository(output_dir: Path) -> str:

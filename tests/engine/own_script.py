@@ -1,7 +1,9 @@
 """Somebody's own script with a DistillationTrainer: a few steps and an evaluation, by one process, or by two that accelerate has set up.
 
 told = distilled("llama", folder)         # the losses of the steps, and the numbers of each evaluation
-both({"model": "llama", "fsdp": True, "folder": ...})       # the same by two, in told-0.json and told-1.json
+both({"model": "llama", "by": "fsdp", "folder": ...})       # the same by two, in told-0.json and told-1.json
+
+They share the rows, or a library shares more: "fsdp" cuts the model, "deepspeed-2" the gradients and the optimizer.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from torch.utils.data import IterableDataset
 
 ROWS, ASKED = pico_rows(8), pico_rows(8, seed=9)
 COUNTS = (5, 6, 7, 8)  # how many of the second are evaluated: two processes take four at a time
+DEEPSPEED = dict.fromkeys(
+    ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping"), "auto"
+)
 LAYERS = {"llama": "LlamaDecoderLayer", "qwen3": "Qwen3DecoderLayer"}
 
 
@@ -30,15 +35,19 @@ class Stream(IterableDataset[Any]):
         return iter(ROWS)
 
 
-def distilled(name: str, folder: Path, *, processes: int = 1, fsdp: bool = False, streamed: bool = False) -> dict[str, Any]:
+def distilled(name: str, folder: Path, *, processes: int = 1, by: str = "", streamed: bool = False) -> dict[str, Any]:
     from transformers import PrinterCallback, TrainingArguments
 
     from finetune.distillation.trainer import DistillationTrainer
 
-    cut = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": [LAYERS[name]]}} if fsdp else {}
+    libraries: dict[str, dict[str, Any]] = {
+        "": {},
+        "fsdp": {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": [LAYERS[name]]}},
+        **{f"deepspeed-{stage}": {"deepspeed": {**DEEPSPEED, "zero_optimization": {"stage": stage}}} for stage in (1, 2)},
+    }
     quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "train_sampling_strategy": "sequential"}
     each = {"per_device_train_batch_size": 4 // processes, "per_device_eval_batch_size": 2, "max_steps": 3, "logging_steps": 1}
-    arguments = TrainingArguments(str(folder), use_cpu=True, **each, **quiet, **cut)
+    arguments = TrainingArguments(str(folder), use_cpu=True, **each, **quiet, **libraries[by])
     trainer = DistillationTrainer(pico(name), arguments, teacher_model=pico(name, seed=3), train_dataset=Stream() if streamed else ROWS)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -61,10 +70,11 @@ def both(job: dict[str, Any]) -> int:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     code = 1
     try:
-        if job["fsdp"]:
+        if job["by"] == "fsdp":
             on_processors()
+        os.environ["DS_ACCELERATOR"] = "cpu"  # of DeepSpeed
         folder = Path(job["folder"])
-        told = distilled(job["model"], folder, processes=2, fsdp=job["fsdp"], streamed=job["streamed"])
+        told = distilled(job["model"], folder, processes=2, by=job["by"], streamed=job["streamed"])
         (folder / f"told-{rank}.json").write_text(json.dumps(told))
         code = 0
     finally:

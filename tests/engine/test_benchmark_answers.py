@@ -8,7 +8,7 @@ from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
 from test_benchmark_models import PAIRS, quiet
 from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 
-from finetune.benchmark.generation import SPEED_TOKENS, answer_budget, generate_answers, generation_speed
+from finetune.benchmark.generation import SPEED_TOKENS, answer_budget, answer_lengths, generate_answers, generation_speed
 from finetune.data.tokens.encoder import Encoder
 from finetune.errors import BenchmarkError
 from finetune.events import Notice, Progress, Recorder
@@ -170,10 +170,14 @@ def test_a_new_batch_begins_where_padding_would_cost_more_than_its_steps():
 
 def test_the_room_for_answers_follows_the_references():
     made = tokenizer()
-    assert answer_budget(made, [{"reference": "a" * 40}] * 20) == 41
-    assert answer_budget(made, [{"reference": "a"}] * 20) == 16
-    assert answer_budget(made, [{"reference": "a" * 999}] * 20) == 256
-    assert answer_budget(made, [{"reference": "a" * 20}] * 9 + [{"reference": "a" * 90}]) == 91, "of ten rows none is too seldom"
+
+    def budget(rows):
+        return answer_budget(rows, answer_lengths(made, rows))
+
+    assert budget([{"reference": "a" * 40}] * 20) == 41
+    assert budget([{"reference": "a"}] * 20) == 16
+    assert budget([{"reference": "a" * 999}] * 20) == 256
+    assert budget([{"reference": "a" * 20}] * 9 + [{"reference": "a" * 90}]) == 91, "of ten rows none is too seldom"
     some = [{"reference": f'["{"a" * 20}"]'}] * 29
-    assert answer_budget(made, [*some, {"reference": "a" * 90}]) == 25
-    assert answer_budget(made, [*some, {"reference": f'["{"a" * 86}"]'}]) == 91, "half a list is no JSON"
+    assert budget([*some, {"reference": "a" * 90}]) == 25
+    assert budget([*some, {"reference": f'["{"a" * 86}"]'}]) == 91, "half a list is no JSON"

@@ -12,7 +12,7 @@ from pico import pico
 from transformers.pytorch_utils import Conv1D
 
 from finetune import registry
-from finetune.errors import HardwareError
+from finetune.errors import NotHere
 from finetune.events import Recorder
 from finetune.methods.base import MethodContext
 from finetune.methods.lora_kernel import give_back
@@ -115,5 +115,5 @@ def test_a_cpu_is_told_that_it_will_be_slower() -> None:
 def test_without_bitsandbytes_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("finetune.methods.qlora.find_spec", lambda name: None)
     tuner = LLMFineTuner(Recipe.from_layers({"method": "qlora", "output_dir": str(tmp_path / "out")}))
-    with pytest.raises(HardwareError, match="pip install bitsandbytes"):
+    with pytest.raises(NotHere, match="pip install bitsandbytes"):
         tuner.check()

@@ -1,4 +1,4 @@
-"""A DistillationTrainer in the processes of somebody's own script: each has the whole model, or accelerate has cut it (FSDP)."""
+"""A DistillationTrainer in the processes of somebody's own script: each has the whole model, or a library has cut it or what trains it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,29 @@ from finetune.data.tokens.labels import learned
 from finetune.errors import RecipeError
 from finetune.training.trainer import SupervisedTrainer
 
-# Model, whether it is cut, whether the rows are a stream; embeddings and head of the first are one matrix.
-KINDS = [("llama", False, True), ("llama", True, False), ("qwen3", True, True)]
+# Model, what else than rows a library shares, whether the rows are a stream; embeddings and head of the first are one matrix.
+KINDS = [
+    ("llama", "", True),
+    ("llama", "fsdp", False),
+    ("qwen3", "fsdp", True),
+    ("llama", "deepspeed-1", False),
+    ("llama", "deepspeed-2", False),
+]
+CALLED = {"": "MULTI_CPU", "fsdp": "FSDP"}
 
 
-@pytest.mark.parametrize(("model", "fsdp", "streamed"), KINDS)
+@pytest.mark.parametrize(("model", "by", "streamed"), KINDS)
 def test_two_processes_of_a_script_train_as_one_and_count_each_row_of_an_evaluation_once(
-    model: str, fsdp: bool, streamed: bool, forks: Forks, tmp_path: Path
+    model: str, by: str, streamed: bool, forks: Forks, tmp_path: Path
 ) -> None:
+    if by.startswith("deepspeed"):
+        pytest.importorskip("deepspeed")
     one = distilled(model, tmp_path)
-    job = {"what": "distil_and_evaluate", "model": model, "fsdp": fsdp, "streamed": streamed, "folder": str(tmp_path)}
+    job = {"what": "distil_and_evaluate", "model": model, "by": by, "streamed": streamed, "folder": str(tmp_path)}
     job["log"] = str(tmp_path / "log.txt")
     assert forks.run(job) == 0, (tmp_path / "log.txt").read_text()
     two = [json.loads((tmp_path / f"told-{rank}.json").read_text()) for rank in range(2)]
-    assert {each["kind"] for each in two} == {"FSDP" if fsdp else "MULTI_CPU"}
+    assert {each["kind"] for each in two} == {CALLED.get(by, "DEEPSPEED")}
     for told in two:
         assert told["losses"] == pytest.approx(one["losses"], rel=1e-6)
     for count, whole in one["evaluated"].items():

@@ -15,6 +15,8 @@ from finetune.errors import RecipeError
 from finetune.events import Notice
 from finetune.publish.card import card_of
 from finetune.recipe import Recipe, read_yaml
+from finetune.run import baselines
+from finetune.run.baselines import known_student_scores
 
 REUSED = "Measuring the student before training: reused from an earlier run on the same rows."
 
@@ -62,7 +64,7 @@ def test_what_was_left_open_is_decided_said_and_written_down_and_the_recipe_repe
     assert result.training["steps"] > 0
 
 
-def test_another_student_or_another_teacher_beside_it_is_measured_before_training(shop: Workshop) -> None:
+def test_another_student_or_another_teacher_beside_it_is_measured_before_training(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"source": str(shop.model), "system": "Answer briefly."}
     layers = [shop.distilling(model={"from_teacher": {"layers": 2}})] * 2 + [
         shop.distilling(model={"from_teacher": {"layers": 3}}),
@@ -74,6 +76,9 @@ def test_another_student_or_another_teacher_beside_it_is_measured_before_trainin
     assert scores[0].to_dict() == scores[1].to_dict()
     assert scores[2].parameters > scores[0].parameters
     assert scores[3].values["kl"] != scores[0].values["kl"]
+    assert known_student_scores(tuners[0].context) is not None
+    monkeypatch.setattr(baselines, "VERSION", baselines.VERSION + 1)
+    assert known_student_scores(tuners[0].context) is None, "students are made in another way now"
 
 
 def test_a_rate_that_was_given_stays(shop: Workshop) -> None:

@@ -21,7 +21,7 @@ from finetune.distillation.students.closeness import Closeness
 from finetune.distillation.students.ffn import FeedForward, kept_channels
 from finetune.distillation.students.heads import kept_heads
 from finetune.distillation.students.layers import blocks_to_leave_out
-from finetune.distillation.students.size import Size
+from finetune.distillation.students.size import Size, likely_mix
 from finetune.distillation.students.width import groups_of
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Progress, Recorder
@@ -159,6 +159,14 @@ def test_the_size_is_met_by_the_closest_of_a_few_students_and_that_is_said() -> 
 def test_a_size_that_no_student_has_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"no student has 0\.1 of the teacher's parameters"):
         make_student(deep("llama"), FromTeacher(size=0.1), ROWS)
+
+
+def test_a_size_too_near_to_the_teacher_is_refused_with_the_largest_that_can_be_made() -> None:
+    teacher = pico("llama", num_hidden_layers=4)
+    with pytest.raises(RecipeError, match=r"no student has 0\.98 of the teacher's parameters: the largest has 79 %") as refused:
+        likely_mix(teacher, 0.98)
+    assert str(refused.value.hint).endswith("--set model.from_teacher.size=0.78")
+    assert str(likely_mix(teacher, 0.78)) == "3 layers"
 
 
 @pytest.mark.parametrize(("amount", "kept"), [(0.75, 1152), (864, 864), (0.56, 864), (900, 896)])

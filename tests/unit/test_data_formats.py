@@ -39,6 +39,24 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         [system("s"), user("a"), assistant("b")],
     ),
     "document and summary": ("prompt_completion", {"document": "a", "summary": "b"}, [user("a"), assistant("b")]),
+    "article and abstract": ("prompt_completion", {"article": "a", "abstract": "b"}, [user("a"), assistant("b")]),
+    "what people said in texts, and a summary": (
+        "prompt_completion",
+        {"dialogue": ["#1#: a", "#2#: b", "#1#: c"], "summary": "d"},
+        [user("#1#: a\n#2#: b\n#1#: c"), assistant("d")],
+    ),
+    "what people said in turns, and a summary": (
+        "prompt_completion",
+        {"dialogue": [{"speaker": "Tom", "text": "a"}, {"speaker": "Ann", "text": "b"}], "summary": "c"},
+        [user("Tom: a\nAnn: b"), assistant("c")],
+    ),
+    "what a model said, and a title": ("messages", {"dialogue": [user("a"), assistant("b")], "summary": "c"}, [user("a"), assistant("b")]),
+    "facts to put into words": ("prompt_completion", {"input": ["a | b", "c | d"], "target": "e"}, [user("a | b\nc | d"), assistant("e")]),
+    "turns in texts before an answer": (
+        "prompt_completion",
+        {"messages": ["a", "b", "c"], "response": "d"},
+        [user("a"), assistant("b"), user("c"), assistant("d")],
+    ),
     "input and output": ("prompt_completion", {"input": "a", "output": "b"}, [user("a"), assistant("b")]),
     "Alpaca": ("instruction", {"instruction": "a", "input": "b", "output": "c"}, [user("a\n\nb"), assistant("c")]),
     "Alpaca with an empty input": ("instruction", {"instruction": "a", "input": "", "output": "c"}, [user("a"), assistant("c")]),
@@ -68,6 +86,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         [system("s"), user("a"), assistant("b")],
     ),
     "preference": ("preference", {"prompt": "a", "chosen": "b", "rejected": "c"}, [user("a"), assistant("b")]),
+    "two answers of Stack Exchange": ("preference", {"question": "a", "response_j": "b", "response_k": "c"}, [user("a"), assistant("b")]),
     "preference between chats": (
         "preference",
         {"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]},
@@ -142,6 +161,9 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         [user("a"), assistant("b")],
     ),
     "a question and the query that found it": ("question_answer", {"query": "a", "answer": "b"}, [user("a"), assistant("b")]),
+    "questions and answers": ("question_answer", {"Questions": "a", "Answers": "b"}, [user("a"), assistant("b")]),
+    "what somebody said and the response": ("question_answer", {"Context": "a", "Response": "b"}, [user("a"), assistant("b")]),
+    "a task and its code": ("prompt_completion", {"prompt": "a", "code": "b", "test_list": ["c"]}, [user("a"), assistant("b")]),
     "capital names": ("question_answer", {"Question": "a", "ANSWER": "b"}, [user("a"), assistant("b")]),
 }
 
@@ -163,6 +185,7 @@ LABELLED: dict[str, tuple[dict[str, list[Any]], list[dict[str, str]]]] = {
         {"title": ["t", "u"], "body": ["a", "b"], "category": ["x", "y"]},
         [{"role": "text", "content": "a"}],
     ),
+    "a number and its name": ({"text": ["a", "b"], "label": [0, 1], "label_text": ["x", "y"]}, [user("a"), assistant("x")]),
     "a number": ({"text": ["a", "b"], "label": [0, 1]}, [{"role": "text", "content": "a"}]),
     "sentences": (
         {"text": ["a", "b"], "label": ["one of a few words", "it has more than five words here"]},
@@ -189,7 +212,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a blank answer": ({"question": "a", "answer": " \n"}, "column answer is empty"),
     "no question": ({"question": None, "answer": "b"}, "column question is missing"),
     "bytes": ({"question": "a", "answer": b"b"}, "column answer has bytes, not text"),
-    "a list of no answers": ({"question": "a", "answer": []}, "column answer has no answer"),
+    "a list of no answers": ({"question": "a", "answer": []}, "the question has no answer in column answer, "),
     "tool calls": ({"messages": [user("a"), {"role": "assistant", "content": "", "tool_calls": [{}]}]}, "a tool call without a name"),
     "a critic's message": ({"messages": [user("a"), {"role": "critic", "content": "b"}, assistant("c")]}, "a message of 'critic'"),
     "a picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, assistant("c")]}, "images, audio or video"),
@@ -207,6 +230,17 @@ def test_a_record_that_cannot_be_used_says_why(kind: str) -> None:
     columns = ("messages",) if name == "messages" else ("question", "answer", None)
     with pytest.raises(RowProblem, match=reason):
         registry.load("formats", name)(*columns).to_messages(row)
+
+
+def test_names_that_say_what_columns_are_decide_which_are_proposed() -> None:
+    row = {"concepts": ["dog", "run"], "target": "The dog runs."}
+    with pytest.raises(UnknownFormat) as unknown:
+        detect(list(row), [row], None, "a.jsonl")
+    assert "--set dataset.columns.prompt=concepts --set dataset.columns.completion=target" in str(unknown.value.hint)
+    row = {"question": "is it so", "passage": "it is so", "label": 1}
+    with pytest.raises(UnknownFormat) as unknown:
+        detect(list(row), [row], None, "a.jsonl")
+    assert "--set dataset.columns.prompt=question --set dataset.columns.completion=label" in str(unknown.value.hint), "not a part of it"
 
 
 @pytest.mark.parametrize("row", [{"a": "x", "b": "y"}, {"id": 7}, {"label": "1"}, {"premise": "x", "hypothesis": "y", "label": 1}])

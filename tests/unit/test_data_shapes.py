@@ -21,9 +21,9 @@ from shapes_refused import CONFIGURATIONS, PICTURE, REFUSED
 
 from finetune.data.preview import preview_source
 from finetune.data.reading import Rows, read_rows
-from finetune.data.rows import RowFacts
+from finetune.data.rows import RowFacts, TooManyBadRows
 from finetune.data.split import chosen_records
-from finetune.errors import DatasetError
+from finetune.errors import DatasetError, EmptyDataset
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -150,6 +150,17 @@ def test_rows_that_are_marked_as_not_to_be_learned_are_left_out(tmp_path: Path, 
     assert column not in found.facts.ignored_columns
 
 
+@pytest.mark.parametrize("shape", ["prompts", "text", "labels"])
+def test_what_was_rejected_or_ignored_in_prodigy_is_left_out(tmp_path: Path, shape: str) -> None:
+    made = {"prompts": {"prompt": "q0", "response": "a0"}, "text": {"text": "q0"}, "labels": {"text": "q0", "label": "a0"}}[shape]
+    rows = [{**made, "_input_hash": n, "_task_hash": n, "answer": said} for n, said in enumerate(["accept", "reject", "ignore"])]
+    found = read(tmp_path, write(tmp_path, "a.jsonl", rows))
+    assert records(found) == [{"messages": [{"role": "text", "content": "q0"}] if shape == "text" else ASKED(0)}]
+    assert found.facts.left_out == {"column answer marks them as rejected or ignored": 2}
+    without = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+    assert not read(tmp_path, write(tmp_path, "b.jsonl", without)).facts.left_out, "and not of another program"
+
+
 FLAGS = ["train", "training", "trainable", "train_on_turn", "learn", "loss", "weight", "loss_weight", "loss_mask", "Train", "lossWeight"]
 
 
@@ -246,6 +257,24 @@ def test_parts_of_objects_can_be_named(tmp_path: Path) -> None:
     assert records(found) == [{"messages": ASKED(n)} for n in range(2)]
     assert found.facts.ignored_columns == ["translation"]
     assert "`translation`" in found.facts.notes[0]
+
+
+def test_texts_of_a_list_can_be_named_which_a_list_of_several_asks_for(tmp_path: Path) -> None:
+    rows = [{"inputs": f"q{n}", "targets": [f"a{n}", "other"][: n + 1], "of": {"text": [f"b{n}", "x"]}} for n in range(2)]
+    path = write(tmp_path, "a.jsonl", rows)
+    with pytest.raises(TooManyBadRows, match="line 2: column targets has a list, not text") as refused:
+        read(tmp_path, path)
+    assert "such as targets.0 (the first): --set dataset.columns.prompt=NAME" in str(refused.value.hint)
+    found = read(tmp_path, path, columns={"prompt": "inputs", "completion": "targets.0"})
+    assert records(found) == [{"messages": ASKED(n)} for n in range(2)]
+    assert set(found.facts.ignored_text) == {"targets", "of"}
+    found = read(tmp_path, path, columns={"prompt": "targets.0", "completion": "of.text.1"})
+    assert records(found) == [{"messages": [u(f"a{n}"), a("x")]} for n in range(2)]
+
+
+def test_a_column_that_is_empty_in_every_row_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EmptyDataset, match=r"a\.jsonl: the column document is empty in every row\."):
+        read(tmp_path, write(tmp_path, "a.jsonl", [{"id": n, "document": ""} for n in range(2)]))
 
 
 def test_rows_without_pictures_are_used_where_others_have_some(tmp_path: Path) -> None:

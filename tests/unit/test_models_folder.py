@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.errors import ModelError
+from finetune.errors import ModelError, NotHere
 from finetune.events import Notice, Recorder
 from finetune.model_folder import adapter_base
 from finetune.models.facts import describe, look_up
@@ -253,20 +253,13 @@ def test_an_adapter_on_itself_ends_in_a_sentence(tmp_path: Path, runtime: Runtim
     assert "is its own base model" in refusal(adapter, runtime).message
 
 
-def test_quantised_loading_without_bitsandbytes_says_how_to_get_it(tmp_path: Path) -> None:
-    code = (
-        "import importlib.util, sys\n"
-        "real = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name == 'bitsandbytes' else real(name, *rest)\n"
-        "from finetune.models.location import locate\nfrom finetune.errors import HardwareError\n"
-        "from finetune.events import Recorder\nfrom finetune.runtime import RuntimeOptions\n"
-        "try:\n    locate(sys.argv[1], RuntimeOptions(), Recorder(), load_in='4bit')\n"
-        "except HardwareError as error:\n    print(error.message, '|', error.hint)\n"
-    )
-    folder = model_folder(tmp_path / "model")
-    answer = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True).stdout
-    assert "bitsandbytes" in answer
-    assert "pip install bitsandbytes" in answer
+def test_quantised_loading_without_bitsandbytes_says_how_to_get_it(
+    tmp_path: Path, runtime: RuntimeOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.models.location.find_spec", lambda name: None)
+    with pytest.raises(NotHere, match=r"^Loading in 4bit needs the package bitsandbytes\.") as refused:
+        locate(str(model_folder(tmp_path / "model")), runtime, Recorder(), load_in="4bit")
+    assert (refused.value.hint, refused.value.exit_code) == ("Install it: pip install bitsandbytes", 2)
 
 
 def test_what_the_catalogue_knows_is_told_before_any_download(runtime: RuntimeOptions) -> None:

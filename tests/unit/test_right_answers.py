@@ -17,7 +17,8 @@ from finetune.benchmark.answers import ordered_by, worst
 from finetune.benchmark.fail_if_worse import check_gate, gate, measured_by
 from finetune.benchmark.fitting import fitting
 from finetune.benchmark.intervals import statistics_of
-from finetune.benchmark.names import NAMES, by_label, cut_short, number
+from finetune.benchmark.labels import by_label
+from finetune.benchmark.names import NAMES, cut_short, number
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number
 from finetune.benchmark.scoring import Scores, benchmark_json
@@ -117,7 +118,7 @@ def scores_of(metric: str, answers: list[str], references: list[str]) -> Scores:
 
 
 def test_labels_are_counted_one_by_one_beside_what_one_answer_for_all_would_score() -> None:
-    references = ["ham"] * 9 + ["spam"] * 3
+    references = ["ham"] * 8 + ["Ham."] + ["spam"] * 3  # the same label, as it counts as right
     scores = benchmark_json(*(scores_of("accuracy", answers, references) for answers in (["?"] * ROWS, [*["ham"] * 11, "spam"])))
     said = "Right of each label: spam 1 of 3, ham 9 of 9. Always answering ham is right in 75 %."
     assert by_label(scores) == said

@@ -158,6 +158,14 @@ def test_the_command_for_an_upload_later_can_be_copied(empty_folder: Path) -> No
     assert prompter.shown[-1].endswith(" upload 'out dir' --repo out-dir")
 
 
+@pytest.mark.parametrize("back", [True, False])
+def test_a_hub_that_was_out_of_reach_is_asked_again_after_the_run(back: bool, empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step6_upload, "hub_reachable", lambda: back)
+    prompter = enter_all_the_way()
+    step6_upload.ask(Path("out"), prompter, here(hub=False))
+    assert ("so nothing can be uploaded now. To upload later:" in "".join(prompter.shown)) == (not back)
+
+
 @pytest.mark.parametrize("along", [True, False, None])
 def test_exported_files_may_go_along(along: bool | None, empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, sent = empty_folder / "out", []

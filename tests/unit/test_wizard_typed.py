@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from wizard_answers import DEFAULT, Listening, enter_all_the_way, here, model_folder
@@ -105,3 +107,17 @@ def test_a_folder_without_a_model_is_no_model() -> None:
     prompter = enter_all_the_way(model="another", model__name=["./rows", "'./made'"])
     assert asked(prompter).model == "./made"
     assert any("rows has no config.json, so it is not a model folder." in sentence for sentence in prompter.shown)
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"id": "1", "translation": {"en": "Good day.", "de": "Guten Tag."}}, ("translation.en", "translation.de")),
+        ({"inputs": "Name two.", "targets": ["An apple.", "A pear."]}, ("inputs", "targets.0")),
+    ],
+)
+def test_parts_of_objects_and_lists_can_be_chosen_as_columns(row: dict[str, Any], named: tuple[str, str]) -> None:
+    Path("rows.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    columns = asked(enter_all_the_way(dataset__source="a file", dataset__file="rows.jsonl")).dataset.columns
+    assert columns is not None
+    assert (columns.prompt, columns.completion) == named

@@ -139,6 +139,10 @@ def test_no_hint_of_the_engine_says_set_in_a_conversation() -> None:
     ("hint_of_the_engine", "words"),
     [
         (
+            "Name the parts: --set dataset.columns.prompt=NAME --set dataset.columns.completion=NAME",
+            "Name the parts: choose the columns (Dataset)",
+        ),
+        (
             "Cut the rows: --set dataset.max_length=256, or choose a model with a longer context.",
             "Cut the rows: Max length 256 (Training, advanced settings), or choose a model with a longer context.",
         ),

@@ -32,11 +32,12 @@ from finetune import registry
 from finetune.data.formats.beside import Beside
 from finetune.data.formats.cells import Message, find_column, only_text
 from finetune.data.formats.exports import IN_ONE_ROW, what_it_is
+from finetune.data.formats.marks import judgement
 from finetune.data.formats.messages import Messages
-from finetune.data.formats.prompt_completion import PromptCompletion
+from finetune.data.formats.prompt_completion import PAIRS, PromptCompletion
 from finetune.data.formats.text import NAMES as TEXT_NAMES
 from finetune.data.formats.text import Text
-from finetune.data.formats.turns import SPEAKER, TEXT, role_of, turns_alone, turns_of
+from finetune.data.formats.turns import SPEAKER, TEXT, are_texts, role_of, turns_alone, turns_of
 from finetune.errors import UnknownFormat
 from finetune.recipe.settings import ColumnsSpec
 from finetune.system.shell import quoted
@@ -44,10 +45,11 @@ from finetune.system.shell import quoted
 SHOWN_COLUMNS = 12
 LAST = 100
 WITHOUT_SPACES = "\u0e00"  # from Thai on, most scripts put no spaces between words
+COMPLETIONS = set(chain.from_iterable(completions for _, completions in PAIRS))
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
 NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
-PARTS = ("input", "inputs", "context", "system", "history", "choices", "options")  # beside a prompt
+PARTS = ("input", "inputs", "context", "passage", "system", "history", "choices", "options")  # beside a prompt
 
 
 class Format(Protocol):
@@ -93,6 +95,7 @@ def prompts_alone(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> s
 
 
 def _matching(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Format | None:
+    columns = [column for column in columns if column != judgement(columns)]
     known = [registry.load("formats", name) for name in registry.names("formats")]
     ordered = sorted(known, key=lambda kind: getattr(kind, "order", LAST))
     return next((found for kind in ordered if (found := kind.matches(columns, sample)) is not None), None)
@@ -118,10 +121,12 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
             hint=f"Name the column: --set {_set('messages', chat)}",
         )
     prompt = find_column(columns, *PROMPTS)
-    texts = [name for name in columns if not any(isinstance(row.get(name), list | dict) for row in sample) and not NUMBER_OF.search(name)]
-    opened = [{**row, **_parts(row)} for row in sample]
+    texts = [name for name in columns if all(_is_text(row.get(name)) for row in sample) and not NUMBER_OF.search(name)]
+    opened = [{**row, **parts(row)} for row in sample]
     likely = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
-    proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely, *texts])) or columns
+    likely = sorted([*likely, *texts], key=lambda name: name.strip().lower() in COMPLETIONS)  # which are no prompts
+    likely = [name for name in likely if prompt is None or name.strip().lower() not in PARTS]
+    proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely])) or columns
     example, other = [*proposed, "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
     if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):
@@ -134,7 +139,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     return UnknownFormat(f"{_has(where)} {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
 
 
-def _parts(row: dict[str, Any]) -> dict[str, Any]:
+def parts(row: dict[str, Any]) -> dict[str, Any]:
     """The parts of a row's objects by the names that a person can give them, such as data.text, and texts that are alone in a list."""
     alone = {name: text for name, cell in row.items() if isinstance(cell, list) and (text := only_text(cell)) is not None}
     return alone | {f"{name}.{part}": inner for name, cell in row.items() if isinstance(cell, dict) for part, inner in cell.items()}
@@ -169,6 +174,10 @@ def _speaks(column: str, sample: Sequence[dict[str, Any]]) -> bool:
 
 def _is_talk(cell: Any) -> bool:
     return turns_alone(cell) and len(turns_of(cell)) > 1
+
+
+def _is_text(cell: Any) -> bool:
+    return not isinstance(cell, list | dict) or are_texts(cell)
 
 
 def _is_pair(cell: Any) -> bool:

@@ -36,8 +36,10 @@ TO_LEARN += ["sample_weight", "row_weight", "use_for_training", "is_train", "sup
 WEIGHTS = {"weight", "loss_weight", "train_weight", "sample_weight", "row_weight"}  # of TO_LEARN: any number, and only 0 is not learned
 PART = "Weights of rows (column {}) other than 0 and 1 count as 1"
 UNDESIRED = "marks the answer as undesired"
+BY_PRODIGY = ("_task_hash", "_input_hash")  # which writes them into each row, and its user's judgement into another column
 WITHOUT_ANSWERS = ("text", "tokenized", "preference")  # formats in which a label is about something else than an answer
 DESIRED = {"desirable": 1.0, "undesirable": 0.0, "desired": 1.0, "undesired": 0.0, "good": 1.0, "bad": 0.0, "chosen": 1.0, "rejected": 0.0}
+DESIRED |= {"accept": 1.0, "reject": 0.0, "ignore": 0.0}
 DESIRED |= {"accepted": 1.0, "preferred": 1.0, "dispreferred": 0.0, "thumbs_up": 1.0, "thumbs_down": 0.0, "correct": 1.0, "incorrect": 0.0}
 
 
@@ -75,7 +77,9 @@ class Marks:
     def find(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]], kind: str, taken: Sequence[str], *, named: bool) -> Marks:
         """What of the columns beside those `taken` by a format of some kind marks rows; `named` is whether a person named the columns."""
         free = [column for column in columns if column not in taken]
-        possible = [(TO_LEARN, True, "marks them as not to be learned")]
+        possible: list[tuple[Sequence[str], bool, str]] = [(TO_LEARN, True, "marks them as not to be learned")]
+        if judged := judgement(columns):
+            possible.append(((judged,), True, "marks them as rejected or ignored"))
         if kind not in WITHOUT_ANSWERS:
             possible += [(GOOD, True, UNDESIRED), (BAD, False, UNDESIRED)]
         marks = []
@@ -98,6 +102,11 @@ class Marks:
     def remarks(self, row: dict[str, Any]) -> Iterator[str]:
         """What a person should know about a row that is wanted."""
         yield from (PART.format(mark.column) for mark in self.marks if mark.weighs and _said(row.get(mark.column)) not in (None, 1.0))
+
+
+def judgement(columns: Sequence[str]) -> str | None:
+    """The column that says whether somebody accepted, rejected or ignored a row in Prodigy; it is no answer to it."""
+    return find_column(columns, "answer") if find_column(columns, *BY_PRODIGY) else None
 
 
 def check_text(messages: Sequence[Message]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, find_column, is_blank, is_learned
+from finetune.data.formats.dialogue import DIALOGUES, SUMMARIES, between_people
 from finetune.data.formats.tools import read_tools
 from finetune.data.formats.tree import RESTS, is_tree
 from finetune.data.rows import NotWanted, RowProblem
@@ -36,6 +37,8 @@ class Messages:
         there = [found for name in NAMES if (found := find_column(columns, name)) and _has_turns(found, sample)]
         if find_column(columns, "question") and find_column(columns, "answer", "answers"):
             there = [column for column in there if not any(_are_texts(row.get(column)) for row in sample)]  # what is asked about
+        if find_column(columns, *SUMMARIES):
+            there = [column for column in there if not _is_summed_up(column, sample)]
         if any(find_column(columns, name) for name in ANSWERS):
             there = [column for column in there if any(_ends_with_an_answer(row.get(column)) for row in sample)]  # others are prompts
         column = there[0] if there else None
@@ -75,6 +78,11 @@ class Messages:
 def _ends_with_an_answer(cell: Any) -> bool:
     last = next(reversed(turns.turns_of(cell)), None)
     return last is not None and (not isinstance(last, dict) or turns.role_of(last) not in ("user", "system", "tool", "result"))
+
+
+def _is_summed_up(column: str, sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column beside a summary has what people said; a conversation with a model may have a summary too."""
+    return column.strip().lower() in DIALOGUES and any(between_people(row.get(column)) for row in sample)
 
 
 def _has_turns(column: str, sample: Sequence[dict[str, Any]]) -> bool:

@@ -22,7 +22,8 @@ PAIRS = [("chosen", "rejected"), ("preferred_output", "non_preferred_output"), (
 PAIRS += [("winner", "loser"), ("better", "worse")]
 KINDS = ("messages", "conversations", "conversation", "response", "answer", "completion", "output", "text")
 ENDINGS = ["{}", *(f"{{}}_{kind}" for kind in KINDS), *(f"{kind}_{{}}" for kind in KINDS)]
-SPELLED = [(ending.format(better), ending.format(worse)) for better, worse in PAIRS for ending in ENDINGS]
+SPELLED = [("response_j", "response_k")]  # of answers of Stack Exchange, the one with more votes
+SPELLED += [(ending.format(better), ending.format(worse)) for better, worse in PAIRS for ending in ENDINGS]
 
 
 class Preference:

@@ -12,16 +12,19 @@ from typing import Any
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, find_column, joined, only_text, optional_text
+from finetune.data.formats.dialogue import DIALOGUES, SUMMARIES, in_lines
 from finetune.data.rows import RowProblem
 
 PAIRS = [
-    (("prompt",), ("completion", "response", "answer", "output")),
+    (("prompt",), ("completion", "response", "answer", "output", "code")),
     (("messages", "conversations"), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
     (("user",), ("assistant",)),
-    (("document", "article", "dialogue", "content", "text"), ("summary", "highlights")),
+    (("document", "article", "report", *DIALOGUES, "content", "text"), SUMMARIES),
+    (("article",), ("abstract",)),
 ]
+CHATS = ("messages", "conversations")  # in which texts are turns
 # Columns that belong to the prompt, by the name of its own.
 PARTS = {"prompt": ("input", "inputs", "query", "question", "context", "passage"), "input": ("context", "passage")}
 
@@ -53,7 +56,7 @@ class PromptCompletion:
             answer = row.get(self.completion)
             is_wrapped = isinstance(answer, dict) and not answer.keys() - set(turns.ANSWERED)  # {"city": "..."} becomes JSON, as with more
             row = {**row, self.prompt: asked, self.completion: (only_text(answer) if is_wrapped else None) or answer}
-        row = turns.with_json(row, self.prompt, self.given, self.completion)
+        row = turns.with_json(self._in_lines(row), self.prompt, self.given, self.completion)
         before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
         if more := optional_text(row, self.given):
             before[-1]["content"] = joined(before[-1]["content"], more)
@@ -63,6 +66,13 @@ class PromptCompletion:
         if after[0]["role"] not in ("assistant", "tool") or after[-1]["role"] != "assistant":
             raise RowProblem(f"column {self.completion} must contain the assistant's messages only")
         return self.beside.before(row, [*before, *after])
+
+    def _in_lines(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row whose prompt is one text, if it is a list of texts, or a dialogue between people."""
+        cell, name = row.get(self.prompt), self.prompt.strip().lower()
+        is_talk = name in DIALOGUES or (isinstance(cell, list) and turns.are_texts(cell) and name not in CHATS)
+        lines = in_lines(cell) if is_talk else None
+        return row if lines is None else {**row, self.prompt: lines}
 
     def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         return self.beside.tools_of(row)

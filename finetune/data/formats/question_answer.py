@@ -15,9 +15,9 @@ from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_empty, is_missing, optional_text
 from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
-from finetune.data.rows import RowProblem
+from finetune.data.rows import NotWanted
 
-QUESTIONS = ("question", "query", "problem", "q", "sql_prompt")
+QUESTIONS = ("question", "query", "problem", "q", "sql_prompt", "questions", "context")  # of a context alone, it is what is answered
 SQL = ("sql", "query", "sql_query", "sql query")  # answers, if they are queries
 SCHEMAS = ("schema", "sql_context", "create_table", "ddl", "table_schema", "db_schema", "database_schema")  # of what is queried
 IS_SQL = re.compile(r"\s*(?:select|with|insert|update|delete|create|alter|drop)\s", re.IGNORECASE)
@@ -46,7 +46,8 @@ class QuestionAnswer:
         answer = answer or query
         if question is None or answer in (None, question):  # "Create a poem about ..." begins like SQL
             return None
-        context = find_column(columns, "context", "passage", *(SCHEMAS if _is_sql(answer, sample) else ()))
+        beside = [name for name in columns if name != question]
+        context = find_column(beside, "context", "passage", *(SCHEMAS if _is_sql(answer, sample) else ()))
         several = find_column(columns, "contexts", "passages", "retrieved_contexts")
         if context is None and several is not None and all(map(_are_texts, (row.get(several) for row in sample))):
             context = several
@@ -91,8 +92,8 @@ def _first(answer: Any, column: str) -> Any:
     if isinstance(answer, dict) and "text" in answer:
         answer = answer["text"]
     if isinstance(answer, list):
-        if not answer:
-            raise RowProblem(f"column {column} has no answer")
+        if not answer:  # as a third of SQuAD 2.0
+            raise NotWanted(f"the question has no answer in column {column}, and the model does not learn to say so")
         return answer[0]
     return answer
 

@@ -16,7 +16,7 @@ from finetune.system.shell import quoted
 ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
 ANSWERS = ("answer", "answers", "response", "reply", "output", "completion", "translation", "target")  # to a text
-SURE_LABELS = ("label", "labels", "label_text", "sentiment", "intent", "emotion")
+SURE_LABELS = ("label_text", "label", "labels", "sentiment", "intent", "emotion")
 LABELS = (*SURE_LABELS, "class", "category", "code")  # of a text; the last ones may also sort articles
 LABEL_WORDS = 5  # at most, of a label
 LABELLED = "`{label}` is learned from `{text}`, as its label. To learn `{text}` itself, as text: --set {named}"

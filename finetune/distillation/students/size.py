@@ -6,6 +6,7 @@ A few students of that size are made and measured, from all layers with a narrow
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import registry
 from finetune.distillation.students import Build, Made, Rows, planned_student
 from finetune.errors import ModelError, RecipeError
+from finetune.formatting import percent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,14 +119,18 @@ def _mixes(config: Any, size: float, build: Build) -> list[Mix]:
         except ModelError as error:
             refused.append(error)
     if not found:
-        raise next(
-            iter(refused),
-            RecipeError(
-                f"model.from_teacher.size: no student has {size:g} of the teacher's parameters: embeddings stay.",
-                hint="Choose a share between it and 1, or name what to keep: --set model.from_teacher.layers=0.67",
-            ),
-        )
+        steps = [layer] * (depth > 2) + [depth * STEP * channel] * (width >= 2 * STEP)
+        raise next(iter(refused), None) or _no_such_size(size, 1 - min(steps, default=parameters) / parameters)
     return found
+
+
+def _no_such_size(size: float, largest: float) -> RecipeError:
+    """The error for a student that would have to be smaller than embeddings are, or larger than the `largest` share that can be made."""
+    most = math.floor(100 * largest) / 100
+    why, hint = "embeddings stay", "Choose a share between it and 1, or name what to keep: --set model.from_teacher.layers=0.67"
+    if size > most > 0:
+        why, hint = f"the largest has {percent(largest)}", f"Choose a smaller share, such as --set model.from_teacher.size={most:g}"
+    return RecipeError(f"model.from_teacher.size: no student has {size:g} of the teacher's parameters: {why}.", hint=hint)
 
 
 def _counted(config: Any, build: Build) -> tuple[int, int, float]:

@@ -278,14 +278,14 @@ def test_an_error_that_nobody_foresaw_ends_with_what_can_be_continued(
     monkeypatch.setattr(conversation, "agree", lambda _, __, kept, earlier: kept.keep(earlier.answers, [], {}) or Recipe.from_layers({}))
     monkeypatch.setattr("finetune.command_line.commands.wizard", lambda _: conversation.run_wizard(runtime=RuntimeOptions, plain=True))
     assert main([]) == 1
-    said, debug, *rest = capsys.readouterr().err.splitlines()
+    said, *kept, debug = capsys.readouterr().err.splitlines()
     assert said == "Unexpected error: RuntimeError: boom"
-    assert debug.endswith("--debug to see where it happened.")
+    assert debug == "If it fails again, add --debug to see where."
     if note:
-        assert rest == [note]
+        assert kept == [note]
     else:
-        assert rest[0].endswith("answers are kept. To continue with them, in this folder:")
-        assert rest[1:] == ["finetune-cli"]
+        assert kept[0].endswith("answers are kept. To continue with them, in this folder:")
+        assert kept[1:] == ["finetune-cli"]
 
 
 # The question before STEP 0.
