@@ -18,7 +18,6 @@ from jinja2 import Environment, TemplateError, nodes
 from jinja2.ext import loopcontrols
 
 from finetune.models.templates.chat_template import ASK, CALL, REPLY, added_tokens, special_tokens, written
-from finetune.models.templates.template_steps import TODAY
 
 THOUGHTS = ("<think>", "</think>")
 SWITCHES = ("enable_thinking", "thinking")  # what templates of models that may think call it
@@ -34,11 +33,6 @@ def program(tokenizer: Any) -> str:
     """The source of the template that is used for turns without tools; "" where there is none."""
     template = tokenizer.chat_template
     return str(template.get("default", "")) if isinstance(template, Mapping) else str(template or "")
-
-
-def fixed_date(tokenizer: Any) -> str | None:
-    """The date that the template is told instead of today's, where it asks for it."""
-    return f"{TODAY:%Y-%m-%d}" if "strftime_now" in str(tokenizer.chat_template or "") else None
 
 
 def prompt_options(tokenizer: Any, *, thinking: bool) -> dict[str, bool]:
