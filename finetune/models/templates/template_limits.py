@@ -74,7 +74,7 @@ def _concat(parts: Iterable[str]) -> str:
 @dataclass
 class _Job:
     began: float
-    memory: int
+    memory: int = 0  # of the process, when it was first looked at
     stopped: bool = False
 
 
@@ -92,7 +92,7 @@ class _Watch:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        ident, job = threading.get_ident(), _Job(time.monotonic(), self.process.memory_info().rss)
+        ident, job = threading.get_ident(), _Job(time.monotonic())
         with self.lock:
             self.jobs[ident] = job
             if self.thread is None or not self.thread.is_alive():
@@ -117,9 +117,10 @@ class _Watch:
                 if idle > IDLE:
                     self.thread = None
                     return
+                memory = self.process.memory_info().rss if self.jobs else 0
                 for ident, job in self.jobs.items():
-                    grown = self.process.memory_info().rss - job.memory
-                    if not job.stopped and (time.monotonic() - job.began > TEMPLATE_SECONDS or grown > TEMPLATE_MEMORY):
+                    job.memory = job.memory or memory
+                    if not job.stopped and (time.monotonic() - job.began > TEMPLATE_SECONDS or memory - job.memory > TEMPLATE_MEMORY):
                         job.stopped = True
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(TooMuch))
 
