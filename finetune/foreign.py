@@ -30,7 +30,6 @@ LAYERS = 10_000  # also experts, heads and labels; the deepest models have a few
 WIDTH = 10_000_000  # of a layer or a vocabulary
 SETTINGS_BYTES = 200_000_000  # of a file of settings; the largest have a few MB, and scores with many long answers more
 SETTINGS_VALUES = 5_000_000  # in it; each takes up to 100 bytes of memory, and 3 of the file
-TOKENIZER_GROWTH = 1_000  # times longer than a text is what a tokenizer makes of it
 RECIPE_BYTES = 200_000  # of a recipe, which has about 3,000
 MATCHING_SECONDS = 5  # all patterns of an adapter on all names of a model
 
@@ -48,7 +47,7 @@ LONGEST = (1 << 29) - 1  # characters of a text in any row; four bytes of each a
 # Chat templates, which are programs.
 TEMPLATE_SECONDS = 3.0
 TEMPLATE_LENGTH = 200_000  # characters of the program itself; the longest have 30,000
-TEMPLATE_CHARACTERS = 10_000_000  # of one text or list; what it writes about a row is a few times the row
+TEMPLATE_CHARACTERS = 100_000_000  # of a text that it writes or multiplies
 TEMPLATE_MEMORY = 300_000_000  # bytes
 TEMPLATE_NUMBER = 1_000_000  # bits of a number; dividing a longer one takes seconds
 

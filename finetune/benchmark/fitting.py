@@ -22,33 +22,19 @@ SUM = re.compile(r"#### ?[-$]?[\d.,]*\d\.?\s*$")  # as GSM8K ends
 def fitting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names in the registry, of held-out rows; none where answers are sentences, nor for plain text, which can go on in many ways."""
     references = [row["reference"] for row in rows if not row.get("is_text")]
-    return next((names for is_one, least, names in KINDS if references and sum(map(is_one, references)) >= least * len(references)), [])
+    return next(
+        (names for is_one, least, names in KINDS if references and len([*filter(is_one, references)]) >= least * len(references)), []
+    )
 
 
 def _is_short(text: str) -> bool:
     return 0 < len(text.split()) <= LABEL_WORDS and len(text) <= LABEL_LETTERS
 
 
-def _is_json(text: str) -> bool:
-    return as_json(text) is not NO_JSON
-
-
-def _is_sql(text: str) -> bool:
-    return SQL.match(text) is not None
-
-
-def _is_call(text: str) -> bool:
-    return CALL.search(text) is not None
-
-
-def _is_sum(text: str) -> bool:
-    return SUM.search(text) is not None
-
-
-KINDS: list[tuple[Callable[[str], bool], float, list[str]]] = [  # and the share of the references that must be of this kind
-    (_is_json, 1.0, ["json", "exact_match"]),
+KINDS: list[tuple[Callable[[str], Any], float, list[str]]] = [  # and the share of the references that must be of this kind
+    (lambda text: as_json(text) is not NO_JSON, 1.0, ["json", "exact_match"]),
     (_is_short, 1.0, [OF_SHORT]),
-    (_is_sql, 1.0, ["exact_match"]),
-    (_is_sum, 1.0, ["last_number"]),
-    (_is_call, 0.5, ["exact_match"]),  # the others ask back, or say that no tool helps
+    (SQL.match, 1.0, ["exact_match"]),
+    (SUM.search, 1.0, ["last_number"]),
+    (CALL.search, 0.5, ["exact_match"]),  # the others ask back, or say that no tool helps
 ]

@@ -36,7 +36,7 @@ from finetune.data.tokens.turns import last_learned
 from finetune.data.tool_calls import first_call
 from finetune.errors import EmptyDataset
 from finetune.events import Progress, Recorder, Reporter
-from finetune.models.templates.template_facts import fixed_date
+from finetune.models.templates.chat_template import fixed_date
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 from finetune.system.storage import cache_folder, digest

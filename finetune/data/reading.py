@@ -26,6 +26,7 @@ from finetune.data.files import holds_files, looks_local
 from finetune.data.formats.cells import Record, is_blank, is_blank_row
 from finetune.data.hashes import hashes
 from finetune.data.ignored_text import IgnoredText, left_out_sentences
+from finetune.data.json_values import without_nulls
 from finetune.data.local_source import open_local
 from finetune.data.row_reader import RowReader
 from finetune.data.rows import (
@@ -149,9 +150,24 @@ def open_source(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter, 
         return open_builtin(spec.source, runtime.cache_dir)
     if looks_local(spec.source):
         return open_local(spec, strict_split=split is not None, measured=spec.eval_split if split is None else None)
-    from finetune.data.hub_source import open_hub
-
     return open_hub(spec, runtime, reporter if split is None else None)
+
+
+def open_hub(spec: DatasetSpec, runtime: RuntimeOptions, reporter: Reporter | None) -> Origin:
+    """The records of a Hub dataset; raises DatasetNotFound or DatasetError."""
+    from finetune.hub.datasets import open_dataset
+
+    found = open_dataset(spec, runtime, reporter)
+
+    def records() -> Iterator[Row]:
+        for number, values in enumerate(found, start=1):
+            own = {name: without_nulls(value) if isinstance(value, list | dict) else value for name, value in values.items()}
+            yield Row(own, f"{found.name} {spec.split}", number)
+
+    notes = [f"The first {found.limit:,} usable rows of {found.name} ({spec.split}) are used."] if found.limit else []
+    content = [found.name, found.content, str(spec.config), spec.split, str(spec.data_files), str(found.limit)]
+    pinned = f"{found.name}@{found.commit}" if found.commit else None
+    return Origin(found.name, lambda: content, records, pinned=pinned, notes=notes, limit=found.limit, restricted=found.restricted)
 
 
 def columns_of(records: list[Row]) -> list[str]:

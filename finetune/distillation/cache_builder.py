@@ -76,29 +76,16 @@ def build_cache(
     dataset: Any,
     folder: str | Path,
     *,
-    student_head: Head | None = None,
-    temperature: float | None = None,
-    vocabulary: int | None = None,
-    margins: bool = False,
-    compared: Compared | None = None,
-    teacher_identity: str | None = None,
-    reading: Reading | None = None,
     reporter: Reporter | None = None,
-    shard_bytes: int | None = None,
     others: Callable[[], None] | None = None,
+    **asked: Any,
 ) -> TeacherCache:
-    """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it.
+    """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it; `asked` is what `_ModelCacheWriter` takes.
 
-    `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
-    teacher over the labels (finetune/distillation/teacher_correction.py), and with `compared` the internal states that terms compare.
-    `reading` is that of a teacher with another tokenizer; a `teacher_identity` stands for the reading too. `others` has other processes
-    call `write_share`; it is called where several shards are missing. Raises DiskFull with the bytes needed if the disk has no room,
-    TrainingError if no token is supervised.
+    `others` has other processes call `write_share`; it is called where several shards are missing. Raises DiskFull with the bytes needed
+    if the disk has no room, TrainingError if no token is supervised.
     """
-    folder, reporter = Path(folder), reporter or Recorder()
-    given: dict[str, Any] = {"student_head": student_head, "temperature": temperature, "vocabulary": vocabulary, "margins": margins}
-    given |= {"compared": compared, "teacher_identity": teacher_identity, "reading": reading, "shard_bytes": shard_bytes}
-    return filled(_ModelCacheWriter(kind, teacher, dataset, **given), folder, reporter, others)
+    return filled(_ModelCacheWriter(kind, teacher, dataset, **asked), Path(folder), reporter or Recorder(), others)
 
 
 def filled(writer: CacheWriter, folder: Path, reporter: Reporter, others: Callable[[], None] | None = None) -> TeacherCache:
@@ -148,7 +135,7 @@ def _filled(writer: CacheWriter, folder: Path, reporter: Reporter, others: Calla
 def write_share(
     kind: str, teacher: nn.Module, dataset: Any, folder: Path, share: tuple[int, int], *, reporter: Reporter, **more: Any
 ) -> None:
-    """Write every n-th of the shards that index.json does not name, from the k-th on, where `share` is (k, n); `more` as in `build_cache`.
+    """Write every n-th of the shards that index.json does not name, from the k-th on, where `share` is (k, n); `more` as for `build_cache`.
 
     Finished ones stand in an index of this process. Raises TrainingError where that folder is for another teacher or other rows.
     """
@@ -250,7 +237,12 @@ class CacheWriter:
 
 
 class _ModelCacheWriter(CacheWriter):
-    """The writer for a model on this machine."""
+    """The writer for a model on this machine.
+
+    `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
+    teacher over the labels (finetune/distillation/teacher_correction.py), and with `compared` the internal states that terms compare.
+    `reading` is that of a teacher with another tokenizer; a `teacher_identity` stands for the reading too.
+    """
 
     def __init__(
         self,

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from finetune.errors import ModelError
 from finetune.export.prompt_format import PromptFormat, Turns
 from finetune.foreign import reading
-from finetune.models.templates.chat_template import added_tokens, render_chat
-from finetune.models.templates.template_facts import fixed_date
+from finetune.models.templates.chat_template import added_tokens, fixed_date, render_chat
 from finetune.publish import merged
 from finetune.run_folder import REMADE, RunFolder
 

@@ -26,7 +26,6 @@ from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
 from finetune.models.quantised import stored_as
 from finetune.models.templates.plain_chat import is_plain_chat
-from finetune.models.tokenizer_limits import check_growth
 
 # Tokens that models carry for padding, or never write themselves; the first one in the vocabulary is used.
 PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|padding|>", "<|endoftext|>", "<unk>")
@@ -39,7 +38,6 @@ def load_tokenizer(located: LocatedModel) -> PreTrainedTokenizerBase:
     A plain chat template, which is for other programs, is kept as `tokenizer.for_others`.
     """
     home = tokenizer_home(located)
-    check_growth(home.folder)
     with _one_sentence(home):
         tokenizer = AutoTokenizer.from_pretrained(home.folder, trust_remote_code=home.tokenizer_code, local_files_only=True)
         tokenizer.notes = _settle_special_tokens(tokenizer)

@@ -23,7 +23,6 @@ from finetune.planning.expectations import expectations
 from finetune.planning.features import features_memory, features_notes, kept_bytes
 from finetune.planning.grading import grading
 from finetune.planning.known_caches import known
-from finetune.planning.making import making_seconds
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
@@ -38,6 +37,7 @@ from finetune.planning.stages import (
     TRAINING,
     added,
     costs_seconds,
+    making_seconds,
     of_measured,
 )
 from finetune.run_context import RunContext

@@ -37,9 +37,8 @@ from finetune.data.tokens.turns import SYSTEM as IN_QUESTION
 from finetune.foreign import reading
 from finetune.formatting import counted, percent, strip_control_chars, student_parts
 from finetune.publish.card_distillation import distillation_lines
-from finetune.publish.card_metadata import PROJECT, front_matter, safe, title_of
+from finetune.publish.card_metadata import PROJECT, covers, front_matter, safe, title_of
 from finetune.publish.exported_files import files_for_other_programs, to_upload
-from finetune.publish.output_licences import covers
 from finetune.publish.redaction import (
     base_model,
     hub_dataset,

@@ -158,7 +158,7 @@ class LLMFineTuner:
 
     def write_rows(self) -> None:
         """Have the teacher write the rows that are missing, where it is to write them; one that cannot write leaves nothing behind."""
-        from finetune.run.missing_rows import write_missing_rows
+        from finetune.run.records import write_missing_rows
 
         if not self.context.source.missing(self.context):
             return

@@ -17,9 +17,9 @@ from finetune import registry
 from finetune.distillation.prepare import DistillationSetup, prepare_distillation
 from finetune.distillation.quantised import quantise
 from finetune.distillation.self_teacher import SelfTeacher
-from finetune.distillation.starting_rate import rate_at, rate_for
 from finetune.distillation.student import make_student
 from finetune.distillation.students import passes_of
+from finetune.distillation.students.closeness import rate_at, rate_for
 from finetune.distillation.students.size import likely_mix
 from finetune.events import ModelReady, Notice
 from finetune.formatting import percent

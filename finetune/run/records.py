@@ -7,12 +7,13 @@ environment(context)        # environment.json: versions, machine, fingerprints
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from finetune import __version__
+from finetune.errors import BadInput
 from finetune.events import DataPrepared, Fanout, JsonLines, Notice, Planned
 from finetune.models.location import LocatedModel
 from finetune.planning.estimate import Plan
@@ -84,6 +85,24 @@ def begin_records(context: RunContext, folder: RunFolder) -> None:
     folder.write_json(folder.recipe_schema, recipe_schema())
     folder.write_json(folder.environment, {"machine": asdict(context.machine), "asked": context.runtime.asked})
     folder.write_stage(ROWS)
+
+
+def write_missing_rows(context: RunContext, folder: RunFolder, *, resumed: bool, load: Callable[[], Any]) -> None:
+    """Have them written into a folder that is claimed; unless the run is `resumed`, a teacher that cannot write leaves none behind.
+
+    `load` loads the teacher.
+    """
+    try:
+        open_records(context.reporter, folder)
+        if not resumed:
+            begin_records(context, folder)
+        context.source.make(context, folder, load)
+    except BadInput:
+        if not resumed:
+            folder.forget()
+        raise
+    finally:
+        folder.release()
 
 
 def write_records(context: RunContext, folder: RunFolder, plan: Plan) -> None:

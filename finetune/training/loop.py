@@ -7,7 +7,8 @@ outcome.finished.tokens_per_second, outcome.stopped
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,15 @@ from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.processes import GONE, is_gone, world_size
 from finetune.training.share_processor import ShareProcessor
 from finetune.training.step_count import divided, rows_of_step
-from finetune.training.still_falling import still_falling
 from finetune.training.tracker_callback import tracking
 from finetune.training.trainer import SupervisedTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainerCallback
+
+FEWEST = 6  # losses in each of the two parts that are compared
+SURE = 2.0  # standard errors of the difference between them: about one chance in 40 of a fall that is none
 
 
 @dataclass(frozen=True)
@@ -171,8 +174,22 @@ def train(
     return Outcome(finished, stop.stopped, trainer.state.max_steps)
 
 
+def still_falling(losses: Sequence[float], steps: int) -> tuple[float, float] | None:
+    """The mean losses of the last two quarters of `steps` steps, if the last is lower beyond what chance does (Welch's t); else None.
+
+    `losses` are those of the last steps, one each, on rows that were new to the model: in a second pass they fall as rows are memorised.
+    """
+    each = steps // 4
+    if each < FEWEST or len(losses) < 2 * each:
+        return None
+    before, last = list(losses)[-2 * each : -each], list(losses)[-each:]
+    error = ((statistics.variance(before) + statistics.variance(last)) / each) ** 0.5
+    first, second = statistics.fmean(before), statistics.fmean(last)
+    return (first, second) if first - second > SURE * error else None
+
+
 def _falling(means: tuple[float, float], spec: TrainingSpec, seconds: float) -> Notice:
-    """What training longer would take; of rows that are seen for the first time only: see still_falling.py."""
+    """What training longer would take; of rows that are seen for the first time only."""
     more = 2 * math.ceil(spec.passes)
     took = roughly(seconds * (more - spec.passes) / spec.passes)
     return Notice(

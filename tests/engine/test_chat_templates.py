@@ -12,12 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.rows import RowProblem
-from finetune.data.tokens import cached_template
 from finetune.data.tokens.encoder import Encoder, Sequence
 from finetune.data.tokens.labels import NO_LOSS
 from finetune.models.templates.chat_template import answer_end_ids, answer_ends
-from finetune.models.templates.template_facts import program
-from finetune.models.templates.template_proof import prove
+from finetune.models.templates.template_facts import looked_for, program
 
 ENCODERS: dict[str, Encoder] = {}
 
@@ -121,8 +119,7 @@ def turns_of(family: Family) -> st.SearchStrategy[list[dict[str, Any]]]:
 @settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_learned_are_the_wanted_answers_and_their_ends(name: str, data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached_template, "COMPARED", 0)  # the fast way must be right by itself
+def test_what_is_learned_are_the_wanted_answers_and_their_ends(name: str, data: st.DataObject) -> None:
     family, encoder = FAMILIES[name], encoder_of(name)
     messages = data.draw(turns_of(family))
     expected = wanted(family, messages)
@@ -250,48 +247,11 @@ def test_generation_stops_at_what_ended_the_answers(name: str) -> None:
     assert sequence.ids[-1] in answer_end_ids(family.tokenizer)
 
 
-# Which templates may be filled in without running them.
-
-COPIES = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
-LOOKS = {
-    "a word": "{% if 'secret' in m.content and 'x' %}!{% endif %}{{ m.content[:5] }}",
-    "length": "{% if m.content | length > 9 %}long{% endif %}{{ m.content }}",
-    "letters": "{{ m.content | upper }}",
-    "one letter": "{{ m.content[0] }}",
-    "a comparison": "{% if m.content == 'yes' %}!{% endif %}{{ m.content }}",
-    "another turn": "{% if m.content == messages[0].content %}again{% endif %}{{ m.content }}",
-    "turns": "{% if m == messages[0] %}again{% endif %}{{ m.content }}",
-    "lists": "{% if m.content in ['a', 'b'] %}!{% endif %}{{ m.content }}",
-    "json": "{{ m.content | tojson }}",
-    "a whole turn": "{{ m }}",
-    "its values": "{% for v in m.values() %}{{ v | length }}{% endfor %}",
-    "a made-up key": "{{ m['con' ~ 'tent'] | length }}",
-    "a variable": "{% set c = m.content %}{% if c > 'm' %}!{% endif %}{{ c }}",
-    "a namespace": "{% set ns.c = m.content %}{% if ns.c | length %}{{ ns }}{% endif %}",
-    "a macro": "{{ shout(m.content) }}",
-    "a block": "{% set c %}{{ m.content }}{% endset %}{{ c | wordcount }}",
-    "a joint": "{% if '</s>' in '<' ~ m.content %}!{% endif %}{{ m.content }}",
-    "neighbours": "{% if loop.previtem and loop.previtem.content < 'm' %}!{% endif %}{{ m.content }}",
-    "changes": "{% if loop.changed(m.content) %}!{% endif %}{{ m.content }}",
-    "order": "{% for t in messages | sort(attribute='content') %}{{ t.content }}{% endfor %}",
-    "chance": "{{ ['a', 'b'] | random }}{{ m.content }}",
-    "format": "{{ '%5s' % m.content }}",
-    "characters": "{% for c in m.content %}{{ c }}-{% endfor %}",
-}
+# Templates that look at what is said.
 
 
-@pytest.mark.parametrize("body", LOOKS.values(), ids=LOOKS)
-def test_a_template_that_looks_at_what_is_said_is_not_filled_in(body: str) -> None:
-    before = "{% set ns = namespace(c='') %}{% macro shout(text) %}{{ text | upper }}{% endmacro %}"
-    assert prove(COPIES) is not None
-    assert prove(f"{before}{{% for m in messages %}}{body}{{% endfor %}}") is None
-
-
-def test_real_templates_are_filled_in_and_say_what_they_look_for() -> None:
-    assert {name for name, family in FAMILIES.items() if prove(program(family.tokenizer)) is None} == set()
-    qwen3 = prove(program(FAMILIES["qwen3"].tokenizer))
-    assert qwen3 is not None
-    assert qwen3.marks == {"</think>", "<tool_response>"}
+def test_words_that_a_template_looks_for_are_known() -> None:
+    assert looked_for(program(FAMILIES["qwen3"].tokenizer)) == {"</think>", "<think>", "<tool_response>", "</tool_response>"}
 
 
 def test_a_word_that_a_template_refuses_or_rewrites_is_seen_in_any_row() -> None:

@@ -20,7 +20,7 @@ from finetune.data.tokens.labels import NO_LOSS
 from finetune.data.tokens.pieces import CONTROL, Rendered
 from finetune.data.tokens.turns import EMPTY
 from finetune.errors import BadRow
-from finetune.models.templates import template_steps
+from finetune.models.templates.template_limits import TODAY
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
@@ -308,9 +308,9 @@ def test_the_date_in_a_prompt_is_the_same_on_every_day(tmp_path: Path, monkeypat
     second = prepared(tmp_path / "later", rows, tokenizer)
     assert second.fingerprint == first.fingerprint
     assert all_ids(second) == all_ids(first)
-    assert all(f"Today Date: {template_steps.TODAY:%d %b %Y}\n" in tokenizer.decode(ids) for ids in all_ids(first))
-    assert first.report.template_date == f"{template_steps.TODAY:%Y-%m-%d}"
-    assert [note for note in first.report.notes if f"in this run it is always {template_steps.TODAY:%Y-%m-%d}" in note]
+    assert all(f"Today Date: {TODAY:%d %b %Y}\n" in tokenizer.decode(ids) for ids in all_ids(first))
+    assert first.report.template_date == f"{TODAY:%Y-%m-%d}"
+    assert [note for note in first.report.notes if f"in this run it is always {TODAY:%Y-%m-%d}" in note]
 
 
 def test_a_long_prompt_keeps_its_beginning_where_training_does() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from finetune.data.formats.cells import Message
 from finetune.data.rows import RowProblem
-from finetune.data.tokens.cached_template import CachedChatTemplate
 from finetune.data.tokens.encoder import Encoder, Sequence
 from finetune.data.tokens.labels import NO_LOSS
 from finetune.data.tokens.render import ChatTemplate
@@ -201,21 +200,18 @@ def test_every_character_is_in_the_tokens_of_a_model_without_template(question: 
 @QUIET
 @given(texts=st.lists(ANSWER | st.sampled_from(["<think>a</think>b", " x \n", "<|im_end|>", "</s>y"]), min_size=2, max_size=6))
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_learned_templates_write_what_the_template_itself_writes(name: str, texts: list[str]) -> None:
-    slow = ChatTemplate(byte_level(TEMPLATES[name]))
-    fast = CachedChatTemplate(slow)
-    rows = [turns(*texts), turns(*reversed(texts)), turns("seen before", "yes"), turns(*texts, system="Be brief.")]
-    # No row is compared: the fast way must be right by itself.
-    fast.seen.update({tuple(turn["role"] for turn in row): 10**6 for row in rows})
-    for row in rows:
+def test_answers_stand_where_the_shape_of_such_rows_has_them(name: str, texts: list[str]) -> None:
+    fast, slow = (ChatTemplate(byte_level(TEMPLATES[name])) for _ in range(2))
+    slow._known_places = lambda turns, row: None  # type: ignore[method-assign]
+    for row in [turns(*texts), turns(*reversed(texts)), turns("seen before", "yes"), turns(*texts, system="Be brief.")]:
         if row[-1]["role"] != "assistant":
             row.pop()
-        assert pieces(fast, row) == pieces(slow, row)
+        assert rendered(fast, row) == rendered(slow, row)
 
 
-def pieces(template: Any, messages: list[Message]) -> Any:
+def rendered(template: ChatTemplate, messages: list[Message]) -> Any:
     try:
-        return template.pieces(messages)
+        return template.rendered(messages)
     except RowProblem as problem:
         return str(problem)
 
@@ -224,7 +220,7 @@ def test_a_template_that_looks_into_the_text_in_an_unforeseen_way_is_noticed() -
     shouting = CHATML.replace(
         "turn.content +", "(turn.content | upper if turn.role == 'user' and turn.content | length > 20 else turn.content) +"
     )
-    fast = CachedChatTemplate(ChatTemplate(byte_level(shouting)))
+    fast = ChatTemplate(byte_level(shouting))
     assert "short" in fast.pieces(turns("short", "a"))[0].text
     assert "SOMETHING LONG" in fast.pieces(turns("something long enough", "a"))[0].text
     assert "SOMETHING LONG" in fast.pieces(turns("something long enough", "a"))[0].text

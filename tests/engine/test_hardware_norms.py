@@ -18,7 +18,7 @@ from transformers.models.gemma4.modeling_gemma4 import Gemma4RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
-from finetune.hardware.norms import fuse_norms, rms_norm, use_fused_norms
+from finetune.hardware.kernels import fuse_norms, rms_norm, use_fused_norms
 from finetune.training.trainer import SupervisedTrainer
 
 PLAIN = ("llama", "qwen2", "qwen3", "phi3", "mixtral", "granite")
@@ -121,7 +121,7 @@ def test_nothing_changes_without_a_gpu_and_a_trainer_changes_it_with_one(tmp_pat
     model = pico("llama")
     use_fused_norms(model)
     assert not fused(model)
-    monkeypatch.setattr("finetune.hardware.norms.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("finetune.hardware.kernels.torch.cuda.is_available", lambda: True)
     use_fused_norms(model)
     assert len(fused(model)) == 2 * len(model.model.layers) + 1
     monkeypatch.undo()

@@ -11,7 +11,6 @@ from finished_run import base_folder
 from finetune.data.tokens.tokenise import Tokeniser
 from finetune.errors import ModelError
 from finetune.events import Recorder
-from finetune.foreign import TOKENIZER_GROWTH
 from finetune.models.load import load_tokenizer
 from finetune.models.location import locate
 from finetune.runtime import RuntimeOptions
@@ -63,17 +62,6 @@ def _changed(folder: Path, **settings: object) -> Path:
     path = base_folder(folder) / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
     return folder
-
-
-@pytest.mark.parametrize("place", ["normalizer", "decoder"])
-@pytest.mark.parametrize("pattern", [{"String": "a"}, {"Regex": ""}])
-def test_a_tokenizer_that_makes_much_of_little_is_refused_before_it_is_loaded(tmp_path: Path, place: str, pattern: dict[str, str]) -> None:
-    step = {"type": "Replace", "pattern": pattern, "content": "a" * 10}
-    key = "normalizers" if place == "normalizer" else "decoders"
-    folder = _changed(tmp_path / "flood", **{place: {"type": "Sequence", key: [step] * 9}})
-    located = locate(str(folder), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
-    with pytest.raises(ModelError, match=rf"tokenizer\.json has a {place} that makes texts more than {TOKENIZER_GROWTH:,} times as long"):
-        load_tokenizer(located)
 
 
 def test_a_pattern_that_gives_up_on_a_row_is_a_sentence(tmp_path: Path) -> None:

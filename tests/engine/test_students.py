@@ -14,10 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from finetune import registry
 from finetune.distillation.cutting import layer_stack
-from finetune.distillation.starting_rate import BROKEN, OF_BROKEN, OF_CLOSE, rate_for
 from finetune.distillation.student import make_student
 from finetune.distillation.students import planned_student
-from finetune.distillation.students.closeness import Closeness
+from finetune.distillation.students.closeness import BROKEN, OF_BROKEN, OF_CLOSE, Closeness, rate_for
 from finetune.distillation.students.ffn import FeedForward, kept_channels
 from finetune.distillation.students.heads import kept_heads
 from finetune.distillation.students.layers import blocks_to_leave_out

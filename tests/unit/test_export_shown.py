@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.benchmark.report.exports import exported_files
+from finetune.benchmark.report.page import exported_files
 from finetune.export.record import Exported, Speed
 from finetune.publish.card import model_card
 from finetune.publish.run_facts import RunFacts

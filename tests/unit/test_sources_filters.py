@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.publish.output_licences import covers
+from finetune.publish.card_metadata import covers
 from finetune.sources import filters
 from finetune.sources.filters import Filters, repeated
 

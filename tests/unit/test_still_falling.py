@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from finetune.training.still_falling import still_falling
+from finetune.training.loop import still_falling
 
 
 def noise(steps: int, seed: int) -> list[float]:

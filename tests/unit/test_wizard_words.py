@@ -286,7 +286,7 @@ def test_a_small_file_has_no_more_rows_to_test_on_than_half_of_it(workplace: Pat
 @pytest.mark.parametrize("typed", ["suport.csv", "suport", "./suport.csv", "support.cvs", "support.csv, suport.csv"])
 def test_a_mistyped_file_is_named_and_the_hub_is_not_asked(typed: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows(workplace, 30)
-    monkeypatch.setattr("finetune.data.hub_source.open_hub", lambda *_: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr("finetune.data.reading.open_hub", lambda *_: pytest.fail("the Hub was asked"))
     prompter = enter_all_the_way(dataset__source="a file", dataset__file=[typed, "support.csv"])
     assert ask(prompter).dataset.source == "support.csv"
     assert any("Did you mean support.csv?" in line and "There is no file or folder" in line for line in prompter.shown)

@@ -5,20 +5,28 @@ write_report(RunFolder.of("./finetuned_model"))
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 from finetune.benchmark.names import IN_SHORT, NAMES, number
 from finetune.benchmark.report.about import asked, data, done, environment, headline, repeat
 from finetune.benchmark.report.answers import answers
-from finetune.benchmark.report.exports import exported_files
-from finetune.benchmark.report.html import Html, duration, element, joined
+from finetune.benchmark.report.html import Html, duration, element, joined, section, table
 from finetune.benchmark.report.ranks import final_ranks
 from finetune.benchmark.report.records import Records, read_records
 from finetune.benchmark.report.scores import costs, measured, practice, rounds, teachers, verdict_class, verdicts
 from finetune.benchmark.report.style import STYLE
 from finetune.foreign import reading
-from finetune.formatting import counted, size
+from finetune.formatting import counted, nearness, size
 from finetune.run_folder import REMADE, RunFolder
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # with this policy a browser runs no script and fetches nothing
+EXPORTED = ("", "On disk", "Loads in", "Speed", "KL divergence", "Same top token")
+HOW_EXPORTED = (
+    "Measured on this machine when the file was exported, beside the model as transformers runs it, each with what it loads from in the "
+    "system's memory. KL divergence: how far the probabilities of the next token are from the model's, in nats."
+)
+NOT_MEASURED = "not measured"
 
 
 def write_report(folder: RunFolder) -> None:
@@ -82,3 +90,24 @@ def _top(records: Records) -> Html:
 
 def _tile(value: str, name: str) -> Html:
     return element("li", element("b", value), element("span", name))
+
+
+def exported_files(exports: Sequence[Mapping[str, Any]]) -> Html:
+    """The files for other programs: a row for each, below the original it came from; empty if nothing was exported."""
+    if not exports:
+        return Html()
+    return section("Files for other programs", table(EXPORTED, _exported(exports), "Exported files and the original"), note=HOW_EXPORTED)
+
+
+def _exported(exports: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    yield "Original", *_speed_of(exports[-1]["original"]), "", ""
+    for each in exports:
+        gate = each["gate"]
+        measured = _speed_of(each["exported"]) if each["exported"] else (size(each["bytes"]), NOT_MEASURED, NOT_MEASURED)
+        same = f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else NOT_MEASURED
+        yield each["file"], *measured, nearness(gate), same
+
+
+def _speed_of(speed: Mapping[str, Any]) -> tuple[str, str, str]:
+    rate = speed["tokens_per_second"]
+    return size(speed["bytes"]), f"{speed['load_seconds']:.2f} s", f"{rate:,.0f} tokens/s" if rate else NOT_MEASURED

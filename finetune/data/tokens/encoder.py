@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from finetune.data.formats.cells import Message
 from finetune.data.row_notices import RowNotices
 from finetune.data.rows import RowProblem
-from finetune.data.tokens.cached_template import CachedChatTemplate
 from finetune.data.tokens.labels import NO_LOSS
 from finetune.data.tokens.pieces import Piece, Rendered, Template
 from finetune.data.tokens.plain_template import PlainTemplate
@@ -78,9 +77,7 @@ class Encoder:
         self.tokenizer, self.max_length, self.supervise = tokenizer, max_length, supervise
         self.tokeniser = Tokeniser(tokenizer)
         self.lead = lead_ids(tokenizer)
-        self.template: Template = (
-            CachedChatTemplate(ChatTemplate(tokenizer, thinking=thinking)) if tokenizer.chat_template else PlainTemplate.of(tokenizer)
-        )
+        self.template: Template = ChatTemplate(tokenizer, thinking=thinking) if tokenizer.chat_template else PlainTemplate.of(tokenizer)
         self.noticed = RowNotices(set(added_tokens(tokenizer)))
 
     def encode(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:

@@ -4,6 +4,7 @@ render.pieces([{"role": "user", "content": "Hi"}, {"role": "assistant", "content
     ->  [Piece("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", False), Piece("Hello!<|im_end|>", True)]
 
 Models without a chat template: plain_template.py. What follows the last answer is left out: it is not trained on.
+Every row is rendered by the template itself; where answers begin and end in it is found once for each sequence of roles (shape.py).
 """
 
 from __future__ import annotations
@@ -19,9 +20,19 @@ from finetune.data.rows import RowProblem
 from finetune.data.tokens.control_tokens import ControlTokens, unused, whole
 from finetune.data.tokens.pieces import CONTROL, REWRITTEN, UNOPENED, Piece, Rendered, piece_of
 from finetune.data.tokens.plain_template import PlainTemplate
+from finetune.data.tokens.shape import Place, Shape, probe
 from finetune.data.tokens.turns import JOINED, SYSTEM, Edges, Turn, arranged, tidied
 from finetune.models.templates.chat_template import TemplateFailure, render_chat
-from finetune.models.templates.template_facts import THOUGHTS, TemplateFacts, control_tokens, prompt_options, with_object, with_text
+from finetune.models.templates.template_facts import (
+    THOUGHTS,
+    TemplateFacts,
+    control_tokens,
+    looked_for,
+    program,
+    prompt_options,
+    with_object,
+    with_text,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +61,8 @@ class ChatTemplate:
         self.control = ControlTokens(control_tokens(tokenizer))
         self.joins: dict[tuple[str, ...], bool | None] = {}  # by the roles of the turns: whether a system turn stays, None for no joining
         self.longer: set[str] = set()  # what prompts have after the place where an answer can begin
+        self.shapes: dict[tuple[str, ...], Shape | None] = {}  # by the roles of the turns
+        self.marks = re.compile("|".join(map(re.escape, looked_for(program(tokenizer)) - {""})) or "(?!)")
 
     def pieces(self, messages: Sequence[Message]) -> list[Piece]:
         return self.rendered(messages).pieces
@@ -68,12 +81,13 @@ class ChatTemplate:
         row = _Row(self, given, shown, mark)
         if self.opened:
             row.think(self.opened)
+        places = self._known_places(turns, row) if not (shown or token or self.opened) else None
         pieces: list[Piece] = []
         done = 0
         for number, turn in enumerate(turns):
             if turn.learned or turn.muted:
                 try:
-                    start, end, closed = row.answer(number, done)
+                    start, end, closed = places[number] if places else row.answer(number, done)
                 except RowProblem:
                     if turn.learned:
                         raise
@@ -93,6 +107,39 @@ class ChatTemplate:
         only_that = bool(said.strip()) and not turns[-1].calls_or_thinks and pieces[-1].text.lstrip().startswith(said.strip())
         answer = said if only_that else ""
         return Rendered([piece for piece in pieces if piece.text], answer, frozenset(notices), token)
+
+    def _known_places(self, turns: list[Turn], row: _Row) -> dict[int, Place] | None:
+        """Where the answers are by the shape of such rows; None where it does not hold, and for turns that could change a prompt."""
+        if not all(map(self._is_ordinary, turns)):
+            return None
+        roles = tuple(turn.role for turn in turns)
+        if roles not in self.shapes:
+            self.shapes[roles] = self._shape([Turn(role, probe(number)) for number, role in enumerate(roles)])
+        shape, longer = self.shapes[roles], tuple(self.longer)
+        if shape is None or any(turn.role == "assistant" and turn.content.lstrip().startswith(longer) for turn in turns):
+            return None  # an answer could be taken for the end of a longer prompt
+        places = shape.places([turn.content for turn in turns], row.whole)
+        row.notices |= shape.notices if places else frozenset()
+        return places
+
+    def _is_ordinary(self, turn: Turn) -> bool:
+        """Whether it is a text alone, and has none of the words that the template looks for."""
+        return bool(turn.content.strip()) and not turn.more and self.marks.search(turn.content) is None
+
+    def _shape(self, probes: list[Turn]) -> Shape | None:
+        if not all(map(self._is_ordinary, probes)):
+            return None
+        places: dict[int, Place] = {}
+        done = 0
+        try:
+            row = _Row(self, [turn.given for turn in probes], [], unused()[0])
+            for number, turn in enumerate(probes):
+                if turn.role == "assistant":
+                    places[number] = Place(*row.answer(number, done))
+                    done = places[number].end
+        except RowProblem:
+            return None
+        return Shape(row.whole, places, frozenset(row.notices))
 
     def _with_tools(self, turns: list[Turn], tools: Sequence[dict[str, Any]] | None) -> list[Turn]:
         """The turns with their calls as this template takes them."""

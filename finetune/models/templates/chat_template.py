@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.errors import ModelError
-from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_LENGTH, TEMPLATE_SECONDS, reason
-from finetune.models.templates.template_limits import WATCH
-from finetune.models.templates.template_steps import TooMuch, at_most, limit_sandbox
+from finetune.foreign import TEMPLATE_LENGTH, TEMPLATE_SECONDS, reason
+from finetune.models.templates.template_limits import TODAY, WATCH, TooMuch, limit_sandbox
 
 HINT = "Repair chat_template in the model's tokenizer files, or use another model."
 # Numbers: a template that changes case or blanks leaves them as they are.
@@ -38,7 +37,7 @@ def render_chat(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: A
     try:
         if len(str(tokenizer.chat_template)) > TEMPLATE_LENGTH:
             raise TooMuch("is too long")
-        with WATCH.watched(), at_most(TEMPLATE_CHARACTERS + 4 * len(str((turns, options)))):
+        with WATCH.watched():
             text: str = tokenizer.apply_chat_template(turns, tokenize=False, **options)
         return text
     except TooMuch as error:
@@ -54,6 +53,11 @@ def written(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any) 
         return render_chat(tokenizer, turns, **options)
     except TemplateFailure:
         return ""
+
+
+def fixed_date(tokenizer: Any) -> str | None:
+    """The date that the template is told instead of today's, where it asks for it."""
+    return f"{TODAY:%Y-%m-%d}" if "strftime_now" in str(tokenizer.chat_template or "") else None
 
 
 def answer_end_ids(tokenizer: Any) -> list[int]:

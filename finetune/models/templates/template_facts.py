@@ -8,19 +8,23 @@ prompt_options(tokenizer, thinking=False)                                       
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from jinja2 import Environment, TemplateError, nodes
+from jinja2.ext import loopcontrols
+
 from finetune.models.templates.chat_template import ASK, CALL, REPLY, added_tokens, special_tokens, written
-from finetune.models.templates.template_proof import looked_for
-from finetune.models.templates.template_steps import TODAY
 
 THOUGHTS = ("<think>", "</think>")
 SWITCHES = ("enable_thinking", "thinking")  # what templates of models that may think call it
 ARGUMENT = {"type": "object", "properties": {"probe_argument": {"type": "string", "description": "probe"}}, "required": ["probe_argument"]}
 TOOL = {"type": "function", "function": {"name": "probe_tool", "description": "probe", "parameters": ARGUMENT}}
+SEARCHES = {"split", "replace", "startswith", "endswith", "find", "rfind", "index", "count", "partition", "rpartition"}
+GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # transformers adds it to the language
 THOUGHT = "53928107"  # as in REPLY, a number
 RESULT = {"role": "tool", "name": "probe_tool", "tool_call_id": CALL["id"], "content": "probe result"}
 
@@ -29,11 +33,6 @@ def program(tokenizer: Any) -> str:
     """The source of the template that is used for turns without tools; "" where there is none."""
     template = tokenizer.chat_template
     return str(template.get("default", "")) if isinstance(template, Mapping) else str(template or "")
-
-
-def fixed_date(tokenizer: Any) -> str | None:
-    """The date that the template is told instead of today's, where it asks for it."""
-    return f"{TODAY:%Y-%m-%d}" if "strftime_now" in str(tokenizer.chat_template or "") else None
 
 
 def prompt_options(tokenizer: Any, *, thinking: bool) -> dict[str, bool]:
@@ -62,6 +61,19 @@ def control_tokens(tokenizer: Any) -> list[str]:
     chat = written(tokenizer, [ASK, REPLY, ASK, REPLY])
     meant = {*looked_for(program(tokenizer)), *THOUGHTS}
     return [token for token in added_tokens(tokenizer) if token in special or (token in chat and token not in meant)]
+
+
+def looked_for(source: str) -> set[str]:
+    """The fixed strings that a template searches for, in whatever it may be."""
+    source = GENERATION.sub("", source)
+    try:
+        tree = Environment(extensions=[loopcontrols]).parse(source)
+    except (TemplateError, RecursionError):
+        return set()
+    compared = [compare.expr for compare in tree.find_all(nodes.Compare) if compare.ops[0].op in ("in", "notin")]
+    calls = [call for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Getattr) and call.node.attr in SEARCHES]
+    given = [argument for call in calls for argument in call.args]
+    return {str(node.value) for node in (*compared, *given) if isinstance(node, nodes.Const)}
 
 
 class TemplateFacts:

@@ -1,9 +1,10 @@
 """Limits on the time and the memory of a chat template, which is a program that came with a model.
 
+limit_sandbox()                 # once
 with WATCH.watched():           # raises TooMuch in this thread
     text = tokenizer.apply_chat_template(turns, tokenize=False)
 
-What one step of it may make is in template_steps.py: while Python makes it, nothing here can stop it.
+While Python makes one value, no other thread can stop it: products and powers, and all that is written, are weighed before they are made.
 """
 
 from __future__ import annotations
@@ -11,23 +12,69 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
 
 import psutil
 
-from finetune.foreign import TEMPLATE_MEMORY, TEMPLATE_SECONDS
-from finetune.models.templates.template_steps import TooMuch
+from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_MEMORY, TEMPLATE_NUMBER, TEMPLATE_SECONDS
 
 LOOKED_EVERY = 0.05  # seconds
 IDLE = 100  # looks at nothing, after which the thread that looks ends
+
+# Some templates write today's date into every prompt. Training, benchmark and chat must see the same one, on whatever day they happen.
+TODAY = datetime(2026, 1, 1, 12)
+
+
+class TooMuch(Exception):
+    """A template that was stopped."""
+
+
+@cache
+def limit_sandbox() -> None:
+    """Have the sandbox in which templates run refuse a product, a power or a text that is too large to make, and write one date."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
+
+    call = Sandbox.call
+
+    def dated_call(self: Any, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:
+        ours = getattr(called, "__name__", "") == "strftime_now" and threading.get_ident() in WATCH.jobs
+        return TODAY.strftime(*args, **kwargs) if ours else call(self, context, called, *args, **kwargs)
+
+    def call_binop(self: Any, context: Any, operator: str, left: Any, right: Any) -> Any:
+        for value, times in ((left, right), (right, left)):
+            if hasattr(value, "__len__") and isinstance(times, int) and len(value) * times > TEMPLATE_CHARACTERS:
+                raise TooMuch("makes a text that is too long")
+        if isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+            if bits > TEMPLATE_NUMBER:
+                raise TooMuch("makes a number that is too large")
+        return self.binop_table[operator](left, right)
+
+    Sandbox.intercepted_binops = frozenset({"*", "**"})
+    Sandbox.call_binop = call_binop  # type: ignore[method-assign]
+    Sandbox.call = dated_call  # type: ignore[method-assign]
+    Sandbox.concat = staticmethod(_concat)
+
+
+def _concat(parts: Iterable[str]) -> str:
+    texts, length = [], 0
+    for text in parts:
+        texts.append(text)
+        length += len(text)
+        if length > TEMPLATE_CHARACTERS:
+            raise TooMuch("writes too much")
+    return "".join(texts)
 
 
 @dataclass
 class _Job:
     began: float
-    memory: int
+    memory: int = 0  # of the process, when it was first looked at
     stopped: bool = False
 
 
@@ -45,7 +92,7 @@ class _Watch:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        ident, job = threading.get_ident(), _Job(time.monotonic(), self.process.memory_info().rss)
+        ident, job = threading.get_ident(), _Job(time.monotonic())
         with self.lock:
             self.jobs[ident] = job
             if self.thread is None or not self.thread.is_alive():
@@ -70,9 +117,10 @@ class _Watch:
                 if idle > IDLE:
                     self.thread = None
                     return
+                memory = self.process.memory_info().rss if self.jobs else 0
                 for ident, job in self.jobs.items():
-                    grown = self.process.memory_info().rss - job.memory
-                    if not job.stopped and (time.monotonic() - job.began > TEMPLATE_SECONDS or grown > TEMPLATE_MEMORY):
+                    job.memory = job.memory or memory
+                    if not job.stopped and (time.monotonic() - job.began > TEMPLATE_SECONDS or memory - job.memory > TEMPLATE_MEMORY):
                         job.stopped = True
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(TooMuch))
 
