@@ -140,6 +140,14 @@ def test_undesired_answers_are_left_out_counted_and_named(tmp_path: Path, name: 
     assert (f"{said} Rename the column if it means something else." in found.facts.notes) == bool(out)
 
 
+@pytest.mark.parametrize(("name", "named"), [("label_text", None), ("sentiment", {"prompt": "text", "completion": "sentiment"})])
+def test_the_number_of_a_class_is_no_mark(tmp_path: Path, name: str, named: dict[str, str] | None) -> None:
+    rows = [{"text": f"q{n}", "label": n % 2, name: ["no", "yes"][n % 2]} for n in range(4)]
+    found = read(tmp_path, write(tmp_path, "a.jsonl", rows), columns=named)
+    assert records(found) == [{"messages": [u(f"q{n}"), a(["no", "yes"][n % 2])]} for n in range(4)]
+    assert found.facts.ignored_columns == ["label"]
+
+
 @pytest.mark.parametrize("column", ["train", "weight", "is_trainable", "use_for_training"])
 @pytest.mark.parametrize("shape", ["OpenAI", "prompts", "DPO", "text", "ids alone"])
 def test_rows_that_are_marked_as_not_to_be_learned_are_left_out(tmp_path: Path, column: str, shape: str) -> None:

@@ -35,6 +35,7 @@ TO_LEARN = [
 TO_LEARN += ["sample_weight", "row_weight", "use_for_training", "is_train", "supervised", "loss_mask", "compute_loss"]
 WEIGHTS = {"weight", "loss_weight", "train_weight", "sample_weight", "row_weight"}  # of TO_LEARN: any number, and only 0 is not learned
 PART = "Weights of rows (column {}) other than 0 and 1 count as 1"
+CLASS_WORDS = 5  # at most, of the name of a class
 UNDESIRED = "marks the answer as undesired"
 BY_PRODIGY = ("_task_hash", "_input_hash")  # which writes them into each row, and its user's judgement into another column
 WITHOUT_ANSWERS = ("text", "tokenized", "preference")  # formats in which a label is about something else than an answer
@@ -85,7 +86,8 @@ class Marks:
         marks = []
         for names, wanted, says in possible:
             column = next((found for name in names if (found := find_column(free, name)) and _is_mark(found, sample)), None)
-            marks += [Mark(column, wanted, says)] if column is not None else []
+            if column is not None and not (says == UNDESIRED and any(_is_number_of(column, name, sample) for name in taken)):
+                marks.append(Mark(column, wanted, says))
         return cls(tuple(marks), not named)
 
     @property
@@ -123,6 +125,15 @@ def _is_mark(column: str, sample: Sequence[dict[str, Any]]) -> bool:
     except (ValueError, TypeError):
         return False
     return bool(found) and (found <= {0.0, 1.0} or found <= {-1.0, 1.0} or (_weighs(column) and min(found) >= 0))
+
+
+def _is_number_of(column: str, other: str, sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column numbers the classes that another names, and so judges nothing: each of a few short names has its own number."""
+    numbers: dict[str, set[str]] = {}
+    for row in sample:
+        numbers.setdefault(str(row.get(other)), set()).add(str(row.get(column)))
+    few = 2 * len(numbers) <= len(sample) and all(len(name.split()) <= CLASS_WORDS for name in numbers)
+    return few and all(len(found) == 1 for found in numbers.values()) and len(set.union(*numbers.values())) > 1
 
 
 def _weighs(column: str) -> bool:
