@@ -186,6 +186,7 @@ LABELLED: dict[str, tuple[dict[str, list[Any]], list[dict[str, str]]]] = {
         [{"role": "text", "content": "a"}],
     ),
     "a number and its name": ({"text": ["a", "b"], "label": [0, 1], "label_text": ["x", "y"]}, [user("a"), assistant("x")]),
+    "a number and its name elsewhere": ({"text": ["a", "b"], "label": [0, 1], "sentiment": ["x", "y"]}, [user("a"), assistant("x")]),
     "a number": ({"text": ["a", "b"], "label": [0, 1]}, [{"role": "text", "content": "a"}]),
     "sentences": (
         {"text": ["a", "b"], "label": ["one of a few words", "it has more than five words here"]},

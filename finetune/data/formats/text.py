@@ -16,7 +16,7 @@ from finetune.system.shell import quoted
 ONLY_PROMPTS = ("prompt", "prompts", "question", "questions", "instruction", "instructions", "query", "problem")  # alone, nothing to learn
 NAMES = ("text", "content", "document", "body", "article", "sentence", "story", "code", "review", "abstract")
 ANSWERS = ("answer", "answers", "response", "reply", "output", "completion", "translation", "target")  # to a text
-SURE_LABELS = ("label_text", "label", "labels", "sentiment", "intent", "emotion")
+SURE_LABELS = ("label", "labels", "label_text", "sentiment", "intent", "emotion")
 LABELS = (*SURE_LABELS, "class", "category", "code")  # of a text; the last ones may also sort articles
 LABEL_WORDS = 5  # at most, of a label
 LABELLED = "`{label}` is learned from `{text}`, as its label. To learn `{text}` itself, as text: --set {named}"
@@ -47,9 +47,9 @@ class Text:
         if column is None:
             return None
         pair, speaker = other_reading(columns, column), find_column(columns, *SPEAKERS)
-        if pair and pair[0] == column and _is_label(pair[1], columns, sample):
+        if pair and pair[0] == column and (label := _label(columns, column, sample)) is not None:
             named = quoted(f"dataset.columns.text={column}")
-            return PromptCompletion(*pair, note=LABELLED.format(label=pair[1], text=column, named=named))
+            return PromptCompletion(column, label, note=LABELLED.format(label=label, text=column, named=named))
         if not pair and speaker is not None and _are_few(speaker, sample):
             return cls(column, SAID.format(speaker=speaker))
         return cls(column, f"The column `{column}` alone is learned, as text. {_instead(*pair)}" if pair else "")
@@ -67,6 +67,12 @@ def other_reading(columns: Sequence[str], text: str) -> tuple[str, str] | None:
         return asked, text
     label = find_column(free, *ANSWERS, *LABELS)
     return (text, label) if label is not None else None
+
+
+def _label(columns: Sequence[str], text: str, sample: Sequence[dict[str, Any]]) -> str | None:
+    """The column with the label of a text in words; its number may be in another, with a better known name."""
+    found = (find_column([column for column in columns if column != text], name) for name in (*ANSWERS, *LABELS))
+    return next((column for column in found if column is not None and _is_label(column, columns, sample)), None)
 
 
 def _is_label(column: str, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> bool:
