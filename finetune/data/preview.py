@@ -13,7 +13,7 @@ from typing import Any
 from finetune.data.formats.cells import is_blank, is_blank_row
 from finetune.data.reading import SAMPLE, check_characters, columns_of, open_source
 from finetune.data.row_reader import RowReader
-from finetune.data.rows import NotWanted, Row, RowProblem, SkippedRow, as_many, have_parts, no_rows, weight_of
+from finetune.data.rows import NotWanted, Row, RowProblem, SkippedRow, as_many, no_rows, weight_of
 from finetune.data.tokens.pieces import Piece
 from finetune.data.tokens.plain_template import PlainTemplate
 from finetune.errors import BadRow, UnknownFormat
@@ -93,7 +93,8 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
             shown.append(record.values)
     if not examples:
         refused, shown = reader.no_rows(skipped, not_wanted), [record.values for record in records[:limit]]
-        if have_parts(skipped):
+        nested = any(isinstance(cell, list | dict) for row in shown for cell in row.values())
+        if "dataset.columns." in str(refused.hint) and (nested or set(columns).difference(reader.columns)):  # in which may be what is meant
             return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, refused.message, origin.encodings)
         raise refused
     # Counts of the first rows would be taken for those of all.

@@ -186,11 +186,6 @@ def _way_out(reason: str) -> str:
     return "Correct these rows, or check that the content of the file matches its extension."
 
 
-def have_parts(skipped: Sequence[SkippedRow]) -> bool:
-    """Whether rows cannot be used because their columns have objects or lists, of which a person can name a part."""
-    return bool(skipped) and all(OF_PARTS.search(row.reason) for row in skipped)
-
-
 def _without(useless: str, files: Sequence[str]) -> str:
     """How to read `files` without one that has no rows: those of a .zip can be chosen inside it."""
     archive, inside, _ = useless.partition("/")

@@ -114,9 +114,10 @@ def test_a_folder_without_a_model_is_no_model() -> None:
     [
         ({"id": "1", "translation": {"en": "Good day.", "de": "Guten Tag."}}, ("translation.en", "translation.de")),
         ({"inputs": "Name two.", "targets": ["An apple.", "A pear."]}, ("inputs", "targets.0")),
+        ({"question": "Where is it?", "answer": None, "reply": "At the door."}, ("question", "reply")),
     ],
 )
-def test_parts_of_objects_and_lists_can_be_chosen_as_columns(row: dict[str, Any], named: tuple[str, str]) -> None:
+def test_parts_of_objects_and_columns_beside_an_empty_one_can_be_chosen(row: dict[str, Any], named: tuple[str, str]) -> None:
     Path("rows.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
     columns = asked(enter_all_the_way(dataset__source="a file", dataset__file="rows.jsonl")).dataset.columns
     assert columns is not None
