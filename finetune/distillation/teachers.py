@@ -55,7 +55,7 @@ def listed(given: Any) -> list[Any]:
 def shares(weights: Sequence[float] | None, count: int) -> list[float]:
     """Weights of `count` teachers, scaled to sum to one; equal if none are given. RecipeError for others than positive numbers."""
     if weights is None:
-        return [1 / count] * count
+        return [1 / count] * count if count else []  # from the data alone
     if len(weights) != count:
         raise RecipeError(f"{counted(count, 'teacher', 'have')} {counted(len(weights), 'weight')}.", hint="Give each teacher one weight.")
     for weight in weights:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -365,11 +366,13 @@ class SupervisedTrainer(ResumableTrainer):
         """The Trainer's, with the mean of the loss and of its parts per supervised token: eval_kl and eval_ce of a distillation."""
         self.evaluated, self.evaluated_tokens, self.evaluated_loss = {}, 0, torch.zeros(())
         output: Any = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        device = self.args.device
-        tokens: Any = self.accelerator.reduce(torch.tensor(self.evaluated_tokens, device=device), "sum")
-        for name, total in {"loss": self.evaluated_loss, **self.evaluated}.items():
-            everywhere: Any = self.accelerator.reduce(total.to(device), "sum")
-            output.metrics[f"{metric_key_prefix}_{name}"] = float(everywhere) / max(int(tokens), 1)
+        names = sorted(set(gather_object(list(self.evaluated))))  # a process without rows of its own has none
+        sums = [self.evaluated_tokens, float(self.evaluated_loss), *(float(self.evaluated.get(name, 0)) for name in names)]
+        if self.args.world_size > 1:
+            together: Any = self.accelerator.reduce(torch.tensor(sums, dtype=torch.float64, device=self.args.device), "sum")
+            sums = together.tolist()
+        for name, total in zip(["loss", *names], sums[1:], strict=True):
+            output.metrics[f"{metric_key_prefix}_{name}"] = total / max(sums[0], 1)
         return output
 
     def _set_signature_columns_if_needed(self) -> None:

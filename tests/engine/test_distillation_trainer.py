@@ -276,6 +276,10 @@ class TestRefusals:
         with pytest.raises(RecipeError, match="neither a teacher_model nor a cache"):
             distiller(pico("llama"), tmp_path)
 
+    def test_and_none_is_needed_where_the_data_have_all_the_weight(self, tmp_path) -> None:
+        told = distiller(pico("llama"), tmp_path, alpha=1).evaluate(Rows(pico_rows(4)))
+        assert told["eval_loss"] == pytest.approx(told["eval_ce"])
+
     def test_the_student_as_its_own_teacher(self, tmp_path) -> None:
         model = pico("llama")
         with pytest.raises(RecipeError, match="same model"):

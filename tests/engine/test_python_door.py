@@ -194,8 +194,8 @@ def test_rows_of_a_file_by_its_name(shop: Workshop, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "sentence"),
     [
-        ({"temperature": "hot"}, RecipeError, "distillation.temperature must be a number, not 'hot'."),
-        ({"alpha": 2}, RecipeError, "distillation.alpha must be at most 1, not 2."),
+        ({"temperature": "hot"}, RecipeError, "temperature must be a number, not 'hot'."),
+        ({"alpha": 2}, RecipeError, "alpha must be at most 1, not 2."),
         ({"teacher_model": "./no/such/folder"}, ModelError, "There is no folder ./no/such/folder."),
         ({"train_dataset": PAIRS, "processing_class": None}, DatasetError, "The rows are text, and there is no tokenizer for them."),
         ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "the rows that were given has the columns left, right, and none"),
