@@ -4,19 +4,21 @@ limit_sandbox()                 # once
 with WATCH.watched():           # raises TooMuch in this thread
     text = tokenizer.apply_chat_template(turns, tokenize=False)
 
-While Python makes one value, no other thread can stop it: products and powers, and all that is written, are weighed before they are made.
+While Python makes one value, no other thread can stop it, so what products, powers, calls and filters are given is weighed first. A few
+contrived steps (`replace`, `translate`, a width among the values of a format) still make more than what they are given.
 """
 
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import psutil
@@ -24,6 +26,9 @@ import psutil
 from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_MEMORY, TEMPLATE_NUMBER, TEMPLATE_SECONDS
 
 LOOKED_EVERY = 0.05  # seconds
+TOO_LONG = "makes a text that is too long"
+FORMATS = ("format", "format_map", "strftime_now")
+WIDE = re.compile(r"\d{8}")  # in a format such as %012d
 IDLE = 100  # looks at nothing, after which the thread that looks ends
 
 # Some templates write today's date into every prompt. Training, benchmark and chat must see the same one, on whatever day they happen.
@@ -36,29 +41,73 @@ class TooMuch(Exception):
 
 @cache
 def limit_sandbox() -> None:
-    """Have the sandbox in which templates run refuse a product, a power or a text that is too large to make, and write one date."""
+    """Have the sandbox in which templates run weigh what each step is given, before it makes something of it, and write one date."""
+    from jinja2 import runtime
     from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
 
-    call = Sandbox.call
+    call, from_string = Sandbox.call, Sandbox.from_string
 
-    def dated_call(self: Any, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:
-        ours = getattr(called, "__name__", "") == "strftime_now" and threading.get_ident() in WATCH.jobs
+    def limited_call(self: Any, context: Any, called: Any, *args: Any, **kwargs: Any) -> Any:
+        inner = getattr(called, "__wrapped__", called)
+        name = getattr(inner, "__name__", "")
+        _check_call(name, (getattr(inner, "__self__", None), *args, *kwargs.values()))
+        ours = name == "strftime_now" and threading.get_ident() in WATCH.jobs
         return TODAY.strftime(*args, **kwargs) if ours else call(self, context, called, *args, **kwargs)
 
     def call_binop(self: Any, context: Any, operator: str, left: Any, right: Any) -> Any:
-        for value, times in ((left, right), (right, left)):
-            if hasattr(value, "__len__") and isinstance(times, int) and len(value) * times > TEMPLATE_CHARACTERS:
-                raise TooMuch("makes a text that is too long")
-        if isinstance(left, int) and isinstance(right, int):
+        if operator == "%" and isinstance(left, str):
+            _check_call("format", (left, right))
+        elif isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
-            if bits > TEMPLATE_NUMBER:
+            if operator != "%" and bits > TEMPLATE_NUMBER:
                 raise TooMuch("makes a number that is too large")
+        else:
+            for value, times in ((left, right), (right, left)):
+                _weighed(value, times if operator == "*" and isinstance(times, int) else 1)
         return self.binop_table[operator](left, right)
 
-    Sandbox.intercepted_binops = frozenset({"*", "**"})
+    def limited_from_string(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.filters = {name: _limited(name, function) for name, function in self.filters.items()}
+        self.finalize = _weighed
+        return from_string(self, *args, **kwargs)
+
+    Sandbox.intercepted_binops = frozenset({"+", "*", "**", "%"})
     Sandbox.call_binop = call_binop  # type: ignore[method-assign]
-    Sandbox.call = dated_call  # type: ignore[method-assign]
+    Sandbox.call = limited_call  # type: ignore[method-assign]
+    Sandbox.from_string = limited_from_string  # type: ignore[method-assign]
     Sandbox.concat = staticmethod(_concat)
+    runtime.str_join = lambda seq: _concat(str(_weighed(part)) for part in seq)
+
+
+def _weighed(value: Any, times: int = 1) -> Any:
+    """The value; raises TooMuch where it would be too long as text, with what is in it: a list can contain one text many times."""
+    weight, left = 0, [value]
+    while left:
+        part = left.pop()
+        weight += len(part) if isinstance(part, str) else 1
+        if weight * times > TEMPLATE_CHARACTERS:
+            raise TooMuch(TOO_LONG)
+        left += part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
+    return value
+
+
+def _check_call(name: str, given: tuple[Any, ...]) -> None:
+    """Raises TooMuch for a call or filter with too much, or that is to fill up so much; `given[0]` is what it belongs to."""
+    form = next((value for value in given if isinstance(value, str)), "") if name in FORMATS else ""
+    if WIDE.search(form) or any(isinstance(value, int) and abs(value) > TEMPLATE_CHARACTERS for value in given[1:]):
+        raise TooMuch(TOO_LONG)
+    _weighed(given)
+
+
+def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    first = 1 if hasattr(function, "jinja_pass_arg") else 0  # what Jinja itself hands in
+
+    @wraps(function)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        _check_call(name, (*args[first:], *kwargs.values()))
+        return function(*args, **kwargs)
+
+    return limited
 
 
 def _concat(parts: Iterable[str]) -> str:
