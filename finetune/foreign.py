@@ -48,6 +48,7 @@ LONGEST = (1 << 29) - 1  # characters of a text in any row; four bytes of each a
 TEMPLATE_SECONDS = 3.0
 TEMPLATE_LENGTH = 200_000  # characters of the program itself; the longest have 30,000
 TEMPLATE_CHARACTERS = 100_000_000  # of what it writes, and of what a step in it is given
+TEMPLATE_PRODUCT = 1_000_000  # of a text, or of all texts in a list, times a number
 TEMPLATE_MEMORY = 300_000_000  # bytes
 TEMPLATE_NUMBER = 1_000_000  # bits of a number; dividing a longer one takes seconds
 

@@ -15,7 +15,7 @@ from finetune.models.templates.chat_template import TemplateFailure, render_chat
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}"
-TEN = "{% set t = 'a' * 9999999 %}"  # million characters
+MILLION = "{% set t = 'a' * 999999 %}"
 FLOODS = {
     "loops": LOOPS,
     "loops that write": LOOPS.replace("{% set c = a %}", "{{ 'flood' }}"),
@@ -25,15 +25,15 @@ FLOODS = {
     "power": "{{ 10 ** 10000000000 }}",
     "doubling": "{% set n = namespace(t='ab') %}{% for a in range(64) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}",
     "filter": "{{ 'x' | center(3000000000000) }}",
-    "replace": "{% set t = 'a' * 9000000 %}{{ t.replace('a', t) }}",
+    "replace": "{% set t = 'a' * 900000 %}{{ t.replace('a', t) }}",
     "number in a filter": "{{ 'x' | center(1000000000) }}",
     "format": "{{ '%0999999999d' % 1 }}",
     "format method": "{{ '{:0999999999}'.format(1) }}",
-    "a list as JSON": TEN + "{{ ([t] * 99999) | tojson }}",
+    "a list as JSON": MILLION + "{{ ([t] * 99999) | tojson }}",
     "lists in lists": "{% set n = namespace(l=['a']) %}{% for a in range(64) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
     "lists that double": "{% set n = namespace(l=['a']) %}{% for a in range(64) %}{% set n.l = n.l + n.l %}{% endfor %}{{ n.l }}",
-    "one text written often": TEN + "{% for a in range(99999) %}{{ t }}{% endfor %}",
-    "one text written often by a macro": TEN + "{% macro m() %}{% for a in range(99999) %}{{ t }}{% endfor %}{% endmacro %}{{ m() }}",
+    "one text written often": MILLION + "{% for a in range(99999) %}{{ t }}{% endfor %}",
+    "one text written often by a macro": MILLION + "{% macro m() %}{% for a in range(99999) %}{{ t }}{% endfor %}{% endmacro %}{{ m() }}",
     "a product of numbers": "{% set n = namespace(i=9) %}{% for a in range(64) %}{% set n.i = n.i * n.i %}{% endfor %}{{ n.i }}",
     "long program": "{{ 'a' }}" * 30_000,
 }
@@ -63,7 +63,10 @@ def test_a_template_that_does_not_end_or_floods_the_memory_is_stopped(template: 
         ("{{ 'content' | join('-') }}", "c-o-n-t-e-n-t"),
         ("{{ '-'.join(messages | map(attribute='role')) }}", "user-assistant"),
         ("{{ '%s: %5d' % (messages[0].role, 7) ~ '|' ~ '{:>8}'.format(messages[0].content) }}", "user:     7|      Hi"),
-        ("{{ messages[0] | tojson }}{{ [1, 'a'] }}{{ 2 ** 10 * 3 }}", '{"role": "user", "content": "Hi"}[1, \'a\']3072'),
+        (
+            "{{ messages[0] | tojson }}{{ [1, 'a'] }}{{ 2 ** 10 * 3 }}{{ 0.5 * 4000000 }}{{ '-' * 3 }}",
+            '{"role": "user", "content": "Hi"}[1, \'a\']30722000000.0---',
+        ),
         ("{{ 'a\tb'.expandtabs(4) }}{{ 'a\nb' | indent(2) }}{{ 'aba' | replace('a', 'cc') }}", "a   ba\n  bccbcc"),
         ("{% macro m(x) %}<{{ x }}>{% endmacro %}{% for t in messages %}{{ m(t.content) }}{{ loop.index }}{% endfor %}", "<Hi>1<Hello!>2"),
     ],

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_MEMORY, TEMPLATE_NUMBER, TEMPLATE_SECONDS
+from finetune.foreign import TEMPLATE_CHARACTERS, TEMPLATE_MEMORY, TEMPLATE_NUMBER, TEMPLATE_PRODUCT, TEMPLATE_SECONDS
 
 LOOKED_EVERY = 0.05  # seconds
 TOO_LONG = "makes a text that is too long"
@@ -63,7 +63,8 @@ def limit_sandbox() -> None:
                 raise TooMuch("makes a number that is too large")
         else:
             for value, times in ((left, right), (right, left)):
-                _weighed(value, times if operator == "*" and isinstance(times, int) else 1)
+                often = operator == "*" and hasattr(value, "__len__") and isinstance(times, int)
+                _weighed(value, TEMPLATE_PRODUCT // max(1, times) if often else TEMPLATE_CHARACTERS)
         return self.binop_table[operator](left, right)
 
     def limited_from_string(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,13 +80,13 @@ def limit_sandbox() -> None:
     runtime.str_join = lambda seq: _concat(str(_weighed(part)) for part in seq)
 
 
-def _weighed(value: Any, times: int = 1) -> Any:
+def _weighed(value: Any, most: int = TEMPLATE_CHARACTERS) -> Any:
     """The value; raises TooMuch where it would be too long as text, with what is in it: a list can contain one text many times."""
     weight, left = 0, [value]
     while left:
         part = left.pop()
         weight += len(part) if isinstance(part, str) else 1
-        if weight * times > TEMPLATE_CHARACTERS:
+        if weight > most:
             raise TooMuch(TOO_LONG)
         left += part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
     return value
