@@ -35,6 +35,9 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'finetune' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+    from finetune.system.library_warnings import hush
+
+    hush()  # before bitsandbytes is loaded with the module
     return getattr(import_module(_PUBLIC[name]), name)
 
 

@@ -315,6 +315,14 @@ def test_the_first_step_of_a_process_does_not_decide_what_is_left(monkeypatch: p
 # Noise.
 
 
+def test_they_are_dropped_before_a_public_name_loads_the_library(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")  # which warns when it is imported
+    monkeypatch.setattr(logger, "filters", [])
+    assert finetune.DistillationTrainer
+    logger.warning(f"{KERNEL} from kernels-community")
+    assert not caplog.records
+
+
 def test_some_messages_of_libraries_are_dropped_and_no_others(caplog: pytest.LogCaptureFixture) -> None:
     hush()
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")

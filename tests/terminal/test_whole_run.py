@@ -227,7 +227,7 @@ def test_a_model_that_is_missing_is_said_at_the_review_and_can_be_changed(workpl
         answer(terminal, "What would")
         answer(terminal, "Model", UP)
         answer(terminal, "Name or folder", "./empty_model")
-        terminal.wait_for("has no config.json")
+        terminal.wait_for("config.json")  # one word, wherever the line is broken
         answer(terminal, "Name or folder", "\x15./lost_model")
         answer(terminal, "Dataset", DOWN)
         shutil.rmtree(workplace / "lost_model")
