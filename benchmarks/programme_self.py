@@ -181,7 +181,8 @@ def _baked(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
         encoder = Encoder(tokenizer, max_length=256, supervise="answers")
         told: list[Any] = [{"role": "system", "content": system}] if system else []
         prompts = [{"prompt_ids": encoder.prompt([*told, {"role": "user", "content": text}])} for text in asked]
-        return generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER, reporter=Recorder(), stage="")
+        found = generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER, reporter=Recorder(), stage="")
+        return [answer.text for answer in found]
 
     first = _tuner(folder, "writer", task)
     model, tokenizer = first.load_models().eval(), first.tokenizer

@@ -1,6 +1,6 @@
 """Greedy answers to held-out prompts, in batches of similar length, and how fast a model generates.
 
-    texts = generate_answers(model, tokenizer, rows, max_new_tokens=64, reporter=reporter, stage="benchmark")
+    answers = generate_answers(model, tokenizer, rows, max_new_tokens=64, reporter=reporter, stage="benchmark")
     generation_speed(model, tokenizer, rows)          # tokens per second, once
 
 Batches depend on the rows and the model's shape alone, never on free memory, so the same model and rows give the same texts.
@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,10 +29,17 @@ FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
 FEW_ROWS = 20  # below, 5 % are no row
 
 
+class Generated(NamedTuple):
+    """An answer, and whether an end token ended it."""
+
+    text: str
+    ended: bool
+
+
 @torch.inference_mode()
 def generate_answers(
     model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], *, max_new_tokens: int, reporter: Reporter, stage: str
-) -> list[str]:
+) -> list[Generated]:
     """Continue every row's `prompt_ids` greedily until an end token or `max_new_tokens`."""
     room = context_length(model) - max_new_tokens
     if room < 1:
@@ -45,7 +52,7 @@ def generate_answers(
     prompts = [cut_prompt(row["prompt_ids"], room, tokenizer) or stops[:1] for row in rows]
     pad = padding_id(tokenizer, model)
     inner, device = causal_lm(model), next(model.parameters()).device
-    texts, done = [""] * len(prompts), 0
+    found, done = [Generated("", False)] * len(prompts), 0
     lengths = [len(prompt) for prompt in prompts]
     order = batches(lengths, max_new_tokens, key_value_bytes(model))
     if not pads_safely(model, prompts, pad):
@@ -57,10 +64,11 @@ def generate_answers(
             answers = inner.generate(ids.to(device), attention_mask=mask.to(device))[:, ids.shape[1] :]
             for row, answer in zip(batch, answers.tolist(), strict=True):
                 kept = list(takewhile(lambda token: token not in stops, answer))
-                texts[row] = tokenizer.decode(kept, skip_special_tokens=True).strip()
+                text = tokenizer.decode(kept, skip_special_tokens=True).strip()
+                found[row] = Generated(text, ended=len(kept) < len(answer))
             done += len(batch)
             reporter.report(Progress(stage, done, len(prompts), "answers"))
-    return texts
+    return found
 
 
 @torch.inference_mode()

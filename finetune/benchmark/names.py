@@ -37,6 +37,7 @@ EXPLAINED = {
 }
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 IN_SHORT = ("rougeL", *RIGHT, "perplexity")  # where there is no room for all
+FEW_ENDLESS = 0.1  # of the answers: so few are not told
 UNDECIDED = {"no evidence": "no evidence of a difference", "too few rows": "too few rows to judge"}
 
 
@@ -145,6 +146,16 @@ def cut_short(scores: Mapping[str, Any]) -> str | None:
     return f"Answers were cut after {most} tokens, but reference answers have up to {longest:,}: such long ones count as wrong."
 
 
+def endless(scores: Mapping[str, Any]) -> str | None:
+    """That answers were cut where their references end, as those of a model that repeats itself are; None where few were."""
+    counts = scores.get("endless") or {}
+    now, before = counts.get("after") or 0, counts.get("before")
+    if not now or now <= FEW_ENDLESS * (rows := scores["rows"]):
+        return None
+    past = f" (before: {before:,})" if before is not None else ""
+    return f"{now:,} of {counted(rows, 'answer')}{past} did not end within {scores['max_new_tokens']} tokens, though their references do."
+
+
 def share(value: float) -> str:
     """0.119 -> "12 %"."""
     return f"{100 * value:.0f} %"
@@ -246,6 +257,7 @@ def measured_as(scores: Mapping[str, Any]) -> str:
 
 
 def how_counted(scores: Mapping[str, Any]) -> list[str]:
-    """A sentence for each thing that a reader of the scores has to know: labels, cut answers, what counts as right, tasks, few bits."""
-    said = [by_label(scores), cut_short(scores), *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]
+    """A sentence for each thing that a reader has to know: labels, cut and endless answers, what counts as right, tasks, few bits."""
+    cut = [cut_short(scores), endless(scores)]
+    said = [by_label(scores), *cut, *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]
     return [sentence for sentence in said if sentence]

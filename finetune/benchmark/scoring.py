@@ -63,6 +63,8 @@ class Scores:
 
     `counted` says which tokens have a loss: "all" of a row, or its "answers". `max_new_tokens` is how long an answer could be.
     `groups` has a number for each row, the same for rows of one prompt, conversation or text; it is empty where no two share one.
+    `ended` says of each answer whether an end token ended it, `endless` how many none ended in tokens that are enough for their references;
+    scores that an older version cached have neither.
     `states` is not in the JSON: it holds a teacher's hidden states, for comparison with its student.
     """
 
@@ -76,6 +78,8 @@ class Scores:
     max_new_tokens: int | None
     parameters: int
     longest_reference: int | None = None  # in tokens
+    ended: list[bool] = field(default_factory=list)
+    endless: int | None = None
     states: TeacherStates | None = None
     groups: list[int] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)  # what was run of lm-evaluation-harness; its scores are among the others
@@ -159,7 +163,8 @@ def benchmark_model(
     states = TeacherStates(head_of(model).detach()) if as_teacher else None
     values: dict[str, float] = {}
     per_row: dict[str, list[float]] = {}
-    losses = texts = budget = lengths = None
+    losses = texts = budget = longest = endless = None
+    ended: list[bool] = []
     with _measuring(model):
         release()  # leftovers of earlier work
         if of_losses or teacher or as_teacher:
@@ -167,7 +172,11 @@ def benchmark_model(
         if of_texts:
             lengths = answer_lengths(tokenizer, rows)
             budget = answer_budget(rows, lengths) if spec.max_new_tokens == "auto" else spec.max_new_tokens
-            texts = generate_answers(model, tokenizer, rows, max_new_tokens=budget, reporter=reporter, stage=stage)
+            answers = generate_answers(model, tokenizer, rows, max_new_tokens=budget, reporter=reporter, stage=stage)
+            texts, ended = [answer.text for answer in answers], [answer.ended for answer in answers]
+            longest = max(lengths)
+            fits = [length < budget and not row.get("is_text") for length, row in zip(lengths, rows, strict=True)]
+            endless = sum(fit and not end for fit, end in zip(fits, ended, strict=True))
     for name, metric in metrics.items():
         if name in of_losses and losses:
             values |= metric.compute(predictions=losses.sums, references=losses.tokens)
@@ -196,7 +205,9 @@ def benchmark_model(
         losses=losses,
         counted=_counted(rows),
         max_new_tokens=budget,
-        longest_reference=max(lengths) if lengths is not None else None,
+        longest_reference=longest,
+        ended=ended,
+        endless=endless,
         parameters=inner.num_parameters(),
         states=states,
         groups=groups_of(rows),
@@ -264,6 +275,7 @@ def benchmark_json(
         "tokens_counted": after.counted,
         "max_new_tokens": after.max_new_tokens,
         "longest_reference": after.longest_reference,
+        "endless": {name: scores.endless for name, scores in sides.items() if scores.endless is not None},
         "before": before.values,
         "after": after.values,
         "teacher": teacher.values if teacher else None,
@@ -306,12 +318,14 @@ def retention(student: Scores, teacher: Scores) -> dict[str, dict[str, float | N
     return {key: asdict(share) for key, share in shares.items() if share is not None}
 
 
-def generations(sides: Mapping[str, Scores]) -> list[dict[str, str]]:
-    """One record per row: prompt, reference, and each model's answer under its name."""
+def generations(sides: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """One record per row: prompt, reference, each model's answer under its name, and whether it ended."""
     first = next(iter(sides.values()))
     answered = {name: scores.texts for name, scores in sides.items() if scores.texts}
+    ended = {name: scores.ended for name, scores in sides.items() if scores.ended}
     return [
         {"prompt": prompt, "reference": reference, **{name: texts[row] for name, texts in answered.items()}}
+        | ({"ended": {name: ends[row] for name, ends in ended.items()}} if ended else {})
         for row, (prompt, reference) in enumerate(zip(first.prompts, first.references, strict=True))
     ]
 

@@ -48,6 +48,8 @@ def _chosen(each: Sequence[Scores], places: Sequence[tuple[int, int]]) -> Scores
         prompts=pick(lambda scores: scores.prompts),
         references=pick(lambda scores: scores.references),
         texts=pick(lambda scores: scores.texts),
+        ended=pick(lambda scores: scores.ended),
+        endless=None,
         per_row={name: pick(partial(_of_rows, name)) for name in first.per_row if not is_task(name)},
         losses=losses,
         groups=pick(lambda scores: scores.groups),

@@ -69,6 +69,7 @@ class Measured:
             "intervals": intervals(scores),
             "tokens_counted": scores.counted,
             "max_new_tokens": scores.max_new_tokens,
+            "endless": scores.endless,
             "per_row": {key: [round(value, 6) for value in values] for key, values in scores.row_scores().items()},
             "generations": generations({"answer": scores}),
         }

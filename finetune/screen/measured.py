@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetune.benchmark.names import about_tasks, between, by_verdict, in_order, number, shared, signed, too_few
+from finetune.benchmark.names import about_tasks, between, by_verdict, endless, in_order, number, shared, signed, too_few
 from finetune.errors import BadInput
 from finetune.formatting import count, strip_control_chars
 from finetune.runtime import RuntimeOptions
@@ -70,6 +70,9 @@ def measured_picture(found: Mapping[str, Any], width: int) -> RenderableType:
         parts.append(Text(few, style="warning"))
     if together := shared(rows_said):
         parts.append(Text(together, style="quiet"))
+    for each in models:
+        if said := endless({**each, "rows": found["rows"], "endless": {"after": each["endless"]}}):
+            parts.append(Text(f"{each['letter']}: {said}", style="warning"))
     return block(*parts, *_sentences(found, more_than_two=len(models) > 2), above=1)
 
 

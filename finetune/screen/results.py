@@ -24,6 +24,7 @@ from finetune.benchmark.names import (
     cut_short,
     each_round,
     each_teacher,
+    endless,
     explained,
     held_out,
     in_order,
@@ -123,6 +124,9 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
         said.append(Text(labels))
     if cut := cut_short(scores):
         said.append(Text(f"{cut} To allow more: --set benchmark.max_new_tokens={scores['longest_reference'] + 1}", style="warning"))
+    if cut := endless(scores):
+        more = " Train for longer, or with more rows." if 2 * scores["endless"]["after"] > scores["rows"] else ""
+        said.append(Text(f"{cut}{more}", style="warning"))
     return said
 
 

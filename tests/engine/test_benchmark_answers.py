@@ -31,7 +31,7 @@ def test_an_answer_is_what_the_model_says_to_its_prompt_alone(build):
                 ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
             if ids[-1] == made.eos_token_id:
                 break
-        assert text == made.decode(ids[len(row["prompt_ids"]) :], skip_special_tokens=True).strip()
+        assert text == (made.decode(ids[len(row["prompt_ids"]) :], skip_special_tokens=True).strip(), ids[-1] == made.eos_token_id)
     alone = [generate_answers(model, made, [row], max_new_tokens=12, **quiet())[0] for row in rows]
     assert together == alone
 
@@ -129,7 +129,7 @@ def test_the_end_of_a_turn_ends_an_answer_though_it_is_not_the_tokenizers_end_to
     model.generation_config.eos_token_id = None
     assert stop_ids(model, made) == sorted(made.convert_tokens_to_ids(["</s>", "<|end|>"]))
     found = generate_answers(model, made, held_out(made, [("who?", "a")]), max_new_tokens=12, **quiet())
-    assert found == ["a"]
+    assert found == [("a", True)]
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end():

@@ -10,6 +10,7 @@ from letters import held_out, llama, parrot, tokenizer
 from test_benchmark_models import PAIRS, SPEC, quiet
 
 from finetune import registry
+from finetune.benchmark.names import endless
 from finetune.benchmark.scoring import Cost, Scores, base_key, benchmark_json, benchmark_model, load_base_scores, save_base_scores
 from finetune.errors import BenchmarkError
 from finetune.events import Progress, Recorder
@@ -50,7 +51,27 @@ def test_benchmark_json_holds_plain_scores_intervals_changes_and_texts():
         "before": before.texts[0],
         "after": after.texts[0],
         "teacher": teacher.texts[0],
+        "ended": {"before": before.ended[0], "after": after.ended[0], "teacher": teacher.ended[0]},
     }
+
+
+def test_answers_that_do_not_end_are_counted_where_their_references_do():
+    made, few = tokenizer(), SPEC.model_copy(update={"metrics": ["rouge"]})
+    rows = held_out(made, [("who? ", "a" * length) for length in (1, 4, 11, 12)])
+    ends, repeats = (benchmark_model(parrot(made, cycle), made, rows, few, seed=0, **quiet()) for cycle in (["a", "</s>"], ["a", "b"]))
+    assert (ends.ended, ends.endless) == ([True] * 4, 0)
+    assert (repeats.ended, repeats.endless) == ([False] * 4, 3), "12 tokens have no room for the end of 12 letters"
+    text = benchmark_model(parrot(made, ["a", "b"]), made, [{**row, "is_text": True} for row in rows], few, seed=0, **quiet())
+    assert (text.ended, text.endless) == ([False] * 4, 0), "a block of plain text goes on"
+    found = benchmark_json(ends, repeats)
+    assert found["endless"] == {"before": 0, "after": 3}
+    assert [row["ended"] for row in found["generations"]] == [{"before": True, "after": False}] * 4
+    assert endless(found) == "3 of 4 answers (before: 0) did not end within 12 tokens, though their references do."
+    older = Scores.from_dict({key: value for key, value in ends.to_dict().items() if key not in ("ended", "endless")})
+    beside = benchmark_json(older, repeats)
+    assert [row["ended"] for row in beside["generations"]] == [{"after": False}] * 4
+    assert endless(beside) == "3 of 4 answers did not end within 12 tokens, though their references do."
+    assert "ended" not in benchmark_json(older, older)["generations"][0]
 
 
 def test_a_share_of_a_teacher_that_scores_nothing_is_left_out():

@@ -68,6 +68,11 @@ def test_on_the_rows_of_a_run_two_models_have_the_scores_and_the_change_of_the_r
         assert "Perplexity" in text
         assert "B against A: " in text
     assert "[-" in shown(found, 140)
+    first, second = found["models"]
+    repeats = {**found, "models": [first | {"endless": 0}, second | {"endless": 7}]}
+    of_b = f"B: 7 of 8 answers did not end within {second['max_new_tokens']} tokens, though their references do."
+    assert of_b in " ".join(shown(repeats, 120).split())
+    assert shown(repeats, 120).count("did not end") == 1
 
 
 def test_a_model_that_has_trained_on_the_rows_is_named(shop: Workshop, run: Path) -> None:

@@ -18,7 +18,7 @@ from finetune.benchmark.fail_if_worse import check_gate, gate, measured_by
 from finetune.benchmark.fitting import fitting
 from finetune.benchmark.intervals import statistics_of
 from finetune.benchmark.labels import by_label
-from finetune.benchmark.names import NAMES, cut_short, number
+from finetune.benchmark.names import NAMES, cut_short, endless, number
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number
 from finetune.benchmark.scoring import Scores, benchmark_json
@@ -142,6 +142,28 @@ def test_answers_that_were_cut_before_they_could_be_right_are_told() -> None:
     assert cut_short({**cut, "longest_reference": 16}) is None, "it fits"
     assert cut_short({**cut, "after": {"rougeL": 0.5}}) is None, "a part of an answer has words in common too"
     assert cut_short({key: value for key, value in cut.items() if key != "longest_reference"}) is None, "an older run"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "counts", "next_step"),
+    [(0, 7, "7 of 12 answers (before: 0)", True), (None, 6, "6 of 12 answers", False), (12, 1, None, False), (12, None, None, False)],
+)
+def test_answers_that_do_not_end_are_told_on_screen_report_and_card(
+    before: int | None, after: int | None, counts: str | None, next_step: bool, tmp_path: Path
+) -> None:
+    scores = scores_of("accuracy", [str(row) for row in range(ROWS)], ["ham"] * ROWS)
+    found = benchmark_json(replace(scores, endless=before), replace(scores, endless=after))
+    assert endless(found) == (f"{counts} did not end within 16 tokens, though their references do." if counts else None)
+    run = written_run(tmp_path / "run")
+    run.write_json(run.benchmark, found)
+    write_report(run)
+    screen = Console(width=200, theme=THEME, file=io.StringIO())
+    screen.print(scores_table(found, 200))
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    for place in (shown, (run.run / "report.html").read_text(encoding="utf-8"), card_of(run, repo=None)):
+        assert ("did not end" in place) == bool(counts)
+        assert (endless(found) or "") in place
+    assert ("do. Train for longer, or with more rows." in shown) == next_step
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "exact_match", "last_number"])
