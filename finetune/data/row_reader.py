@@ -42,7 +42,8 @@ class RowReader:
         prompts: bool = False,
     ) -> None:
         self.where, self.prompts = where, prompts
-        self.inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
+        inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
+        self.inner = sorted(inner, key=_place, reverse=True)  # of a list the last first: what is taken out moves those behind it
         sample = [self.values(row) for row in sample]
         self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
         if self.inner:
@@ -126,6 +127,11 @@ class RowReader:
         """Sentences about the rows that became records."""
         notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
         return notes + [f"{sentence} ({counted(rows, 'row')})." for sentence, rows in self.remarks.items()]
+
+
+def _place(path: str) -> list[tuple[int, str]]:
+    """What paths are sorted by: t.2 before t.10."""
+    return [(int(part) if part.isdecimal() else 0, part) for part in path.split(".")]
 
 
 def _taken(cell: Any, path: str) -> tuple[Any, Any]:

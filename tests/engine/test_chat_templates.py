@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from finetune.data.rows import RowProblem
 from finetune.data.tokens.encoder import Encoder, Sequence
 from finetune.data.tokens.labels import NO_LOSS
+from finetune.data.tokens.render import ChatTemplate
 from finetune.models.templates.chat_template import answer_end_ids, answer_ends
 from finetune.models.templates.template_facts import looked_for, program
 
@@ -269,6 +270,27 @@ def test_a_word_that_a_template_refuses_or_rewrites_is_seen_in_any_row() -> None
     assert [number for number, result in enumerate(results) if isinstance(result, RowProblem)] == [26]
     assert runs(made, results[28][0]) == ["A apple.<|im_end|>"]  # type: ignore[index]
     assert encoder.noticed.rows == Counter({"rewritten": 1})
+
+
+PLACES = {  # what a template writes first, before each answer, and at the end of a prompt
+    "blanks after the prompt": ("", "[/I]", "[/I] "),
+    "a thought after the prompt": ("", "<bot>", "<bot><think>\n"),
+    "the first letter of a probe": ("", "<bot>", "<bot>P"),
+    "a probe": ("Probe0q Probe99q", "<bot>", "<bot>"),
+}
+
+
+@pytest.mark.parametrize(("first", "bot", "prompt"), PLACES.values(), ids=PLACES)
+def test_an_answer_is_found_by_the_shape_of_its_row_where_it_is_found_alone(first: str, bot: str, prompt: str) -> None:
+    turn = "{% if m.role == 'user' %}[I]{{ m.content }}{% else %}" + bot + "{{ m.content }}</s>{% endif %}"
+    template = first + "{% for m in messages %}" + turn + "{% endfor %}{% if add_generation_prompt %}" + prompt + "{% endif %}"
+    made = Family(template, ("<s>", "</s>"), "<s>", "</s>", "", "</s>", ("</s>",))
+    fast, slow = ChatTemplate(made.tokenizer), ChatTemplate(made.tokenizer)
+    slow._known_places = lambda turns, row: None  # type: ignore[method-assign]
+    for answer in ("Yes.", " Yes.", "\n Yes.", "<think>", "<think>\nHm", "Probe0q", "Probe1q"):
+        for row in ([answer], [answer, "No."], ["No.", answer]):
+            messages = [turn for text in row for turn in ({"role": "user", "content": "Is it?"}, {"role": "assistant", "content": text})]
+            assert fast.rendered(messages) == slow.rendered(messages)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", ["upper", "lower", "title", "replace(' ', '_')"])

@@ -280,6 +280,13 @@ def test_texts_of_a_list_can_be_named_which_a_list_of_several_asks_for(tmp_path:
     assert records(found) == [{"messages": [u(f"a{n}"), a("x")]} for n in range(2)]
 
 
+@pytest.mark.parametrize(("asked", "answered"), [(0, 1), (1, 0), (2, 10), (10, 2)])
+def test_two_texts_of_one_list_are_those_that_were_named(tmp_path: Path, asked: int, answered: int) -> None:
+    path = write(tmp_path, "a.jsonl", [{"turns": [f"turn {place} of {n}" for place in range(12)]} for n in range(2)])
+    found = read(tmp_path, path, columns={"prompt": f"turns.{asked}", "completion": f"turns.{answered}"})
+    assert records(found) == [{"messages": [u(f"turn {asked} of {n}"), a(f"turn {answered} of {n}")]} for n in range(2)]
+
+
 def test_a_column_that_is_empty_in_every_row_is_named(tmp_path: Path) -> None:
     with pytest.raises(EmptyDataset, match=r"a\.jsonl: the column document is empty in every row\."):
         read(tmp_path, write(tmp_path, "a.jsonl", [{"id": n, "document": ""} for n in range(2)]))

@@ -115,9 +115,9 @@ class ChatTemplate:
         roles = tuple(turn.role for turn in turns)
         if roles not in self.shapes:
             self.shapes[roles] = self._shape([Turn(role, probe(number)) for number, role in enumerate(roles)])
-        shape, longer = self.shapes[roles], tuple(self.longer)
-        if shape is None or any(turn.role == "assistant" and turn.content.lstrip().startswith(longer) for turn in turns):
-            return None  # an answer could be taken for the end of a longer prompt
+        shape = self.shapes[roles]
+        if shape is None or any(turn.role == "assistant" and self._may_be_a_prompt(turn.content) for turn in turns):
+            return None
         places = shape.places([turn.content for turn in turns], row.whole)
         row.notices |= shape.notices if places else frozenset()
         return places
@@ -125,6 +125,11 @@ class ChatTemplate:
     def _is_ordinary(self, turn: Turn) -> bool:
         """Whether it is a text alone, and has none of the words that the template looks for."""
         return bool(turn.content.strip()) and not turn.more and self.marks.search(turn.content) is None
+
+    def _may_be_a_prompt(self, answer: str) -> bool:
+        """Whether an answer, as it is or without the blanks before it, could be taken for the end of a longer prompt."""
+        written = (answer, answer.lstrip())
+        return any(text.startswith(end) or end.startswith(text.rstrip()) for text in written for end in self.longer)
 
     def _shape(self, probes: list[Turn]) -> Shape | None:
         if not all(map(self._is_ordinary, probes)):
@@ -139,7 +144,8 @@ class ChatTemplate:
                     done = places[number].end
         except RowProblem:
             return None
-        return Shape(row.whole, places, frozenset(row.notices))
+        shape = Shape(row.whole, places, frozenset(row.notices))
+        return shape if shape.holds(len(probes)) else None
 
     def _with_tools(self, turns: list[Turn], tools: Sequence[dict[str, Any]] | None) -> list[Turn]:
         """The turns with their calls as this template takes them."""

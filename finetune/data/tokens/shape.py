@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-PROBE = re.compile(r"Probe(\d+)q")
+PROBE = re.compile(r"Probe(0|[1-9][0-9]{0,8})q")
 
 
 class Place(NamedTuple):
@@ -29,7 +29,14 @@ class Shape:
     def __init__(self, whole: str, places: Mapping[int, Place], notices: frozenset[str] = frozenset()) -> None:
         self.parts = PROBE.split(whole)  # fixed texts, and between them the numbers of turns
         self.found, self.notices = places, notices
-        self.probes = _filled(self.parts, [probe(number) for number in range(len(self.parts))])
+        self.probes = [probe(int(part)) if place % 2 else part for place, part in enumerate(self.parts)]
+
+    def holds(self, turns: int) -> bool:
+        """Whether the probes are those of so many turns, and every answer begins and ends in a fixed text: a template is anybody's."""
+        ends = [0, *accumulate(map(len, self.probes))]
+        fixed = [ends[place : place + 2] for place in range(0, len(self.probes), 2)]
+        known = all(int(number) < turns for number in self.parts[1::2])
+        return known and all(any(one <= at <= other for one, other in fixed) for place in self.found.values() for at in place[:2])
 
     def places(self, texts: Sequence[str], whole: str) -> dict[int, Place] | None:
         """Those of a row that is rendered as the probes were, but for blanks at the ends of its texts; None for every other row."""
