@@ -190,7 +190,18 @@ def costs_of(a: Run, b: Run) -> dict[str, dict[str, Any]]:
             found[key] = {"a": pair[0], "b": pair[1]}
             if group == "speed" and not alike:
                 found[key]["why_not"] = "measured on other machines, threads or dtypes"
+            elif group == "speed" and _of_one_shape(a, b):
+                found[key]["why_not"] = "both models have the same shape, so what differs is chance"
     return found
+
+
+def _of_one_shape(a: Run, b: Run) -> bool:
+    """Whether the models have the same layers, as those of one recipe with another seed or more epochs have."""
+    shapes = [
+        (run.recipe.get("model"), (run.recipe.get("method") or {}).get("kind"), (run.scores.get("size") or {}).get("after"))
+        for run in (a, b)
+    ]
+    return shapes[0] == shapes[1]
 
 
 def _student(run: Run) -> dict[str, Any] | None:

@@ -56,7 +56,7 @@ def _costs(found: Comparison, width: int) -> list[RenderableType]:
     rows = {}
     for key, pair in found.costs.items():
         name, say = COSTS[key]
-        ratio = Text(f"{pair['b'] / pair['a']:.2f} times") if "why_not" not in pair else Text("not alike", style="quiet")
+        ratio = Text(f"{pair['b'] / pair['a']:.2f} times") if "why_not" not in pair else Text("not compared", style="quiet")
         rows[name] = [Text(say(pair["a"])), Text(say(pair["b"])), ratio]
     why_not = next((pair["why_not"] for pair in found.costs.values() if "why_not" in pair), None)
     said = [Text(f"Speed and memory: {why_not}.", style="quiet")] if why_not else []
