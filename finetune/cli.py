@@ -20,7 +20,7 @@ from finetune.errors import FinetuneError, without_secrets
 from finetune.foreign import is_panic
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
-from finetune.screen.wording import as_typed
+from finetune.screen.wording import as_typed, for_this_python
 from finetune.system.shell import quoted
 from finetune.system.stopping import ended_like_ctrl_c
 
@@ -104,6 +104,7 @@ def say(message: str, hint: str | None = None) -> None:
     """A sentence for people, on stderr; the hint may contain a command, so it is left in one piece."""
     sys.stdout.flush()
     message, hint = (strip_control_chars(without_secrets(text)) for text in (message, hint or ""))  # a file name can contain anything
+    message = for_this_python(message)
     if sys.stderr.isatty():
         import shutil
         import textwrap

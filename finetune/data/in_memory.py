@@ -30,7 +30,7 @@ from finetune.data.row_reader import RowReader
 from finetune.data.rows import NotWanted, Row, RowProblem, no_rows
 from finetune.data.thinking import asks_to_think
 from finetune.data.tokens.encoder import Encoder
-from finetune.errors import DatasetError, EmptyDataset
+from finetune.errors import DatasetError, EmptyDataset, UnknownFormat
 from finetune.events import Recorder
 from finetune.formatting import counted
 from finetune.recipe import DatasetSpec
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOTHING = ("NAType", "NaTType")  # an empty cell of pandas
-NAME = "the rows that were given"
+NAME = "the dataset"
 ROW = "A row is a text, a record such as {'prompt': '2 + 2', 'completion': '4'}, or a list of chat messages."
+RENAME = f"Rename the columns. {ROW}"
 
 
 def is_rows(given: Any) -> bool:
@@ -118,7 +119,10 @@ def tokens(
     What a data report would say about the rows is a warning. Raises DatasetError for the first row that cannot be used.
     """
     rows = [Row(row, NAME, number) for number, row in enumerate(records(given), start=1)]
-    reader = RowReader(columns_of(rows), [row.values for row in rows], None, NAME)
+    try:
+        reader = RowReader(columns_of(rows), [row.values for row in rows], None, NAME)
+    except UnknownFormat as error:
+        raise UnknownFormat(error.message, hint=RENAME) from None  # there is no recipe that could name the columns
     left, not_wanted = IgnoredText(reader.format, reader.columns, reader.all_columns), Counter[str]()
     read: list[dict[str, Any]] = []
     blank = 0
@@ -136,7 +140,8 @@ def tokens(
             left.look(row.values, record["messages"])
             read.append({**record, "file": 0, "line": row.line})
     if not read:
-        raise no_rows(NAME, [], not_wanted, reader.columns if blank else ())
+        refused = no_rows(NAME, [], not_wanted, reader.columns if blank else ())
+        raise EmptyDataset(refused.message, hint=RENAME if blank else refused.hint)
     encoder = Encoder(tokenizer, max_length=max_length, supervise=supervise, thinking=asks_to_think(tokenizer, read))
     encode = tokenized.encode if reader.format.name == tokenized.FORMAT else Encoder.encode
     prepared, cut = [], 0

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from finetune import registry
 from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, teacher_logits
@@ -40,7 +39,16 @@ from finetune.distillation.teacher_mixture import Routed, added, joined, mixed
 from finetune.distillation.teachers import Teacher, runs_of, shares
 from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.top_k_loss import TopKLoss
-from finetune.distillation.trainer_inputs import as_tokens, by_name, check_apart, check_correct, check_kinds, checked, known_teachers
+from finetune.distillation.trainer_inputs import (
+    as_tokens,
+    by_name,
+    check_apart,
+    check_correct,
+    check_kinds,
+    checked,
+    known_teachers,
+    objective_of,
+)
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.events import Reporter
@@ -108,6 +116,7 @@ class DistillationTrainer(OnPolicyTrainer):
         hush()
         settings: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
         given = checked(settings | {"features": features or {}} | ({"on_policy": on_policy} if on_policy else {}))
+        self.objective: Objective = objective_of(objective)
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
@@ -136,7 +145,6 @@ class DistillationTrainer(OnPolicyTrainer):
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *others))
         super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.routed = given.temperature, given.alpha, teacher_rows is not None
-        self.objective: Objective = registry.load("objectives", objective)() if isinstance(objective, str) else objective
         self.teachers, self.correct = teachers, given.correct
         check_correct(self.correct, teachers)
         self.tells_top = any(cache.signal.of_server for cache in caches)
@@ -153,7 +161,7 @@ class DistillationTrainer(OnPolicyTrainer):
         if (practice := given.practice) and self.train_dataset is not None:
             check_teachers(teachers, prompted=self.prompted, collates=collates)
             if practice.objective:
-                self.own_objective = registry.load("objectives", practice.objective)()
+                self.own_objective = objective_of(practice.objective)
             self.practise(practice, reporter)
         self.features = features_of(given.features, self.model, self.teachers, made, prompted=self.prompted)
         if len(self.features.maps):

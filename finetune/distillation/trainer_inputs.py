@@ -10,13 +10,16 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
+from inspect import signature
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import TrainingArguments
 
+from finetune import registry
 from finetune.data.in_memory import records, rows_of_file, tokens
+from finetune.distillation.objectives import Objective
 from finetune.distillation.self_teacher import SelfTeacher
 from finetune.distillation.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
@@ -37,6 +40,23 @@ def checked(settings: Mapping[str, Any]) -> DistillationSpec:
     except RecipeError as error:
         message, hint = (re.sub(r"(--set )?\bdistillation\.", "", text or "") for text in (error.message, error.hint))
         raise RecipeError(message.replace("a recipe key", "a setting"), hint=hint or None) from None
+
+
+def objective_of(given: Any) -> Objective:
+    """The objective of that name in the registry, or the one that was made already; RecipeError for what is none."""
+    if isinstance(given, str):
+        return cast("Objective", registry.load("objectives", given)())
+    if isinstance(given, type):
+        raise RecipeError(f"objective is the class {given.__name__}.", hint=f"Pass one that is made of it: objective={given.__name__}()")
+    try:
+        signature(given).bind("p", "q", "ratio", "shift")
+    except (TypeError, ValueError):
+        known = ", ".join(registry.names("objectives"))
+        raise RecipeError(
+            f"objective cannot be called with p, q, ratio and shift: it is of type {type(given).__name__}.",
+            hint=f"Pass a name ({known}) or an object as in docs/extending.md.",
+        ) from None
+    return cast("Objective", given)
 
 
 def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:

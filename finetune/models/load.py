@@ -211,7 +211,7 @@ def _one_sentence(located: LocatedModel) -> Iterator[None]:
         except SafetensorError as error:
             raise ModelError(f"The weights of {located.name} in {located.folder} are damaged: {reason(error)}.", hint=AGAIN) from error
         except ImportError as error:
-            raise NotHere(f"{located.name} needs a missing package: {reason(error)}", hint="Install it with pip.") from error
+            raise NotHere(f"{located.name} needs a missing package: {reason(error)}", hint="Install it: pip install NAME") from error
         except (MemoryError, RuntimeError) as error:
             # On a CPU torch only says it.
             if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):

@@ -122,7 +122,7 @@ def _student_identity(context: RunContext) -> str:
 
 
 def known_student_scores(context: RunContext) -> Scores | None:
-    """The same of a student that is beside its teachers, before it learns."""
+    """The scores that an earlier run on the same rows has kept of a student before it learned, beside its teachers; or None."""
     return known_scores(context, _student_identity(context), context.load_in)
 
 

@@ -38,8 +38,9 @@ class Comparison:
     """`recipe` and `surroundings` map dotted keys to what A and B have. `scores` has a record for each score that both have: "a", "b", and
     where they can be compared "difference" (B - A), its 95 % interval "low" and "high", and the "verdict" on B; else "why_not".
     `only` has the scores that only one has, and which. `costs` are size, speed and memory, with "why_not" where they were not measured
-    alike; `students` what A and B keep of their teachers, in a sentence, and the share of its ROUGE-L.
-    `rows` is on how many rows, `about_rows` how those that belong together are taken; `why_not` says why no score can be compared, if so.
+    alike, and "chance" where the two models have the same shape; `students` what A and B keep of their teachers, in a sentence, and the
+    share of its ROUGE-L. `rows` is on how many rows, `about_rows` how those that belong together are taken; `why_not` says why no score
+    can be compared, if so.
     """
 
     a: str
@@ -180,7 +181,7 @@ def _answer_lengths(a: Run, b: Run) -> tuple[Any, Any]:
 
 
 def costs_of(a: Run, b: Run) -> dict[str, dict[str, Any]]:
-    """Size, speed and memory of both, as far as they were measured, with "why_not" where the two were not measured alike."""
+    """Size, speed and memory of both, as far as they were measured, with "why_not" or "chance" where their ratio says nothing."""
     found: dict[str, dict[str, Any]] = {}
     where = [(run.scores.get("measured_on"), ((run.scores.get("speed") or {}).get("after") or {}).get("threads")) for run in (a, b)]
     alike = bool(where[0][0]) and where[0] == where[1]
@@ -190,7 +191,18 @@ def costs_of(a: Run, b: Run) -> dict[str, dict[str, Any]]:
             found[key] = {"a": pair[0], "b": pair[1]}
             if group == "speed" and not alike:
                 found[key]["why_not"] = "measured on other machines, threads or dtypes"
+            elif group == "speed" and _of_one_shape(a, b):
+                found[key]["chance"] = True
     return found
+
+
+def _of_one_shape(a: Run, b: Run) -> bool:
+    """Whether the models have the same layers, as those of one recipe with another seed or more epochs have."""
+    shapes = [
+        (run.recipe.get("model"), (run.recipe.get("method") or {}).get("kind"), (run.scores.get("size") or {}).get("after"))
+        for run in (a, b)
+    ]
+    return shapes[0] == shapes[1]
 
 
 def _student(run: Run) -> dict[str, Any] | None:

@@ -88,7 +88,7 @@ def begin_records(context: RunContext, folder: RunFolder) -> None:
 
 
 def write_missing_rows(context: RunContext, folder: RunFolder, *, resumed: bool, load: Callable[[], Any]) -> None:
-    """Have them written into a folder that is claimed; unless the run is `resumed`, a teacher that cannot write leaves none behind.
+    """Have the missing rows written into a folder that is claimed; unless `resumed`, a teacher that cannot write leaves no folder behind.
 
     `load` loads the teacher.
     """

@@ -25,6 +25,7 @@ SENTENCES = {
     "no evidence": "No evidence of a difference",
     "too few rows": "Too few rows to judge",
 }
+SAME_SHAPE = "both models have the same shape, so what differs is chance"
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "parameters": ("Parameters", count),
     "bytes_on_disk": ("On disk", size),
@@ -56,11 +57,17 @@ def _costs(found: Comparison, width: int) -> list[RenderableType]:
     rows = {}
     for key, pair in found.costs.items():
         name, say = COSTS[key]
-        ratio = Text(f"{pair['b'] / pair['a']:.2f} times") if "why_not" not in pair else Text("not alike", style="quiet")
-        rows[name] = [Text(say(pair["a"])), Text(say(pair["b"])), ratio]
-    why_not = next((pair["why_not"] for pair in found.costs.values() if "why_not" in pair), None)
+        rows[name] = [Text(say(pair["a"])), Text(say(pair["b"])), _ratio(pair)]
+    by_chance = any("chance" in pair for pair in found.costs.values())
+    why_not = next((pair["why_not"] for pair in found.costs.values() if "why_not" in pair), SAME_SHAPE if by_chance else None)
     said = [Text(f"Speed and memory: {why_not}.", style="quiet")] if why_not else []
     return [Text(""), Text("Cost of running them", style="bold"), score_table(("A", "B"), rows, change="B is", wide=width >= NARROW), *said]
+
+
+def _ratio(pair: Mapping[str, Any]) -> Text:
+    if "why_not" in pair or "chance" in pair:
+        return Text("not alike" if "why_not" in pair else "alike", style="quiet")
+    return Text(f"{pair['b'] / pair['a']:.2f} times")
 
 
 def _differences(pairs: Mapping[str, tuple[Any, Any]], width: int) -> RenderableType:

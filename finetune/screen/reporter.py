@@ -169,12 +169,14 @@ class PlainReporter:
         self._console = console or Console(force_jupyter=False, **AS_IT_IS)  # on what stdout is at the moment
         self._titles: dict[str, str] = {}
         self._began = self._next_line = 0.0
+        self._last = ""
 
     def report(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, StageStarted):
             self._titles[event.stage] = event.title
-            self.say(f"{event.title} ...")
+            if (begins := f"{event.title} ...") != self._last:  # which is said already where one waits for the stage
+                self.say(begins)
             self._began, self._next_line = now, now + SECONDS_BETWEEN_LINES
         elif isinstance(event, StageFinished):
             title = self._titles.pop(event.stage, event.stage)
@@ -188,6 +190,7 @@ class PlainReporter:
             self.say("  " + ", ".join(facts(event)))
 
     def say(self, line: str) -> None:
+        self._last = line
         self._console.print(strip_control_chars(line), soft_wrap=True)
 
 

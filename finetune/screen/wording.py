@@ -46,6 +46,11 @@ def command_name() -> str:
 def as_typed(text: str) -> str:
     """Commands in a hint of the engine, as this person would type them."""
     text = re.sub(r"(python finetune_cli\.py|finetune-cli)(?= |$)", lambda _: command_name(), text)
+    return for_this_python(text)
+
+
+def for_this_python(text: str) -> str:
+    """A sentence in which what is missing is installed by what installs for this Python."""
     return re.sub(r"\bpip install\b", lambda _: installing(), text)
 
 

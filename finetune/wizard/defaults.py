@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune import registry
 from finetune.formatting import counted, size
+from finetune.hub.reachability import offline_reason
 from finetune.recipe import STARTER, merge
 from finetune.recipe.teacher_settings import SELF
 from finetune.wizard.host import HostInfo
@@ -50,7 +51,7 @@ def why(here: HostInfo) -> str:
         machine = f"{cores}; the installed torch cannot use its {glance.gpu}"
     else:
         machine = f"{cores}, no GPU {'used' if glance.gpu else 'found'}"
-    hub = "" if here.hub else " huggingface.co is not reachable from here."
+    hub = "" if here.hub else f" {offline_reason()}."
     return f"This machine: {machine}. The defaults take minutes on it.{hub}"
 
 

@@ -18,6 +18,7 @@ from finetune.models.facts import ModelFacts, look_up
 from finetune.models.location import parse
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.recipe import Recipe
+from finetune.screen.wording import for_this_python
 from finetune.training.step_count import CPU_TOKENS
 from finetune.wizard.defaults import uses_gpu
 from finetune.wizard.draft import Draft
@@ -41,7 +42,7 @@ def options(draft: Draft, here: HostInfo) -> Options:
     costs = {name: method.footprint(method.Spec()) for name, method in known.items()}
     device = "cuda" if gpu else "cpu"
     refused = {
-        name: problems[0]
+        name: for_this_python(problems[0])
         for name, method in known.items()
         if (problems := (costs[name].adapter and _no_adapter(recipe, method)) or method.check(method.Spec(), device))
     }

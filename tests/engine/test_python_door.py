@@ -26,6 +26,7 @@ from finetune.data.tokens.encoder import NO_LOSS
 from finetune.distillation.cache_builder import build_cache
 from finetune.distillation.objectives import through_softmax_
 from finetune.distillation.objectives.check import check_gradient
+from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.trainer_inputs import as_tokens
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.events import Progress, Recorder
@@ -198,12 +199,15 @@ def test_rows_of_a_file_by_its_name(shop: Workshop, tmp_path: Path) -> None:
         ({"alpha": 2}, RecipeError, "alpha must be at most 1, not 2."),
         ({"teacher_model": "./no/such/folder"}, ModelError, "There is no folder ./no/such/folder."),
         ({"train_dataset": PAIRS, "processing_class": None}, DatasetError, "The rows are text, and there is no tokenizer for them."),
-        ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "the rows that were given has the columns left, right, and none"),
+        ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "the dataset has the columns left, right, and none"),
         ({"teacher_model": 3}, RecipeError, "teacher_model is of type int."),
         ({"args": {"num_train_epochs": 1}}, RecipeError, "args is of type dict."),
         ({"train_dataset": []}, DatasetError, "The data contains no rows."),
         ({"train_dataset": "no-such-rows.jsonl"}, DatasetError, "There is no file no-such-rows.jsonl."),
         ({"objective": "forward_lk"}, RecipeError, "There is no objective 'forward_lk'. Did you mean forward_kl?"),
+        ({"objective": ForwardKL}, RecipeError, "objective is the class ForwardKL."),
+        ({"objective": None}, RecipeError, "objective cannot be called with p, q, ratio and shift: it is of type NoneType."),
+        ({"objective": lambda p, q: q}, RecipeError, "objective cannot be called with p, q, ratio and shift: it is of type function."),
     ],
 )
 def test_a_refusal_is_one_sentence(changes: dict[str, Any], kind: type[Exception], sentence: str, tmp_path: Path) -> None:
@@ -213,6 +217,7 @@ def test_a_refusal_is_one_sentence(changes: dict[str, Any], kind: type[Exception
         DistillationTrainer(llama(seed=1), **given)
     assert str(refused.value).startswith(sentence)
     assert "\n" not in str(refused.value)
+    assert "--set" not in str(refused.value.hint), "there is no recipe"
 
 
 # A gradient check for plugins.

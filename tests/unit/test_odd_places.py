@@ -302,7 +302,14 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
     ],
 )
 def test_what_is_missing_is_installed_for_this_python(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_by: str, pip: str | None, python: str, is_here: bool, typed: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    made_by: str,
+    pip: str | None,
+    python: str,
+    is_here: bool,
+    typed: str,
 ) -> None:
     (tmp_path / f"{made_by}_metadata.json").touch()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
@@ -310,6 +317,8 @@ def test_what_is_missing_is_installed_for_this_python(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: sys.__spec__ if is_here else None)
     monkeypatch.setattr(sys, "executable", "/venv/bin/python")
     assert as_typed("Install it: pip install lm_eval") == f"Install it: {typed} lm_eval", made_by
+    say("QLoRA needs bitsandbytes: pip install bitsandbytes.")
+    assert capsys.readouterr().err == f"QLoRA needs bitsandbytes: {typed} bitsandbytes.\n"
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 13)])

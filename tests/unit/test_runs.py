@@ -302,11 +302,21 @@ def test_scores_that_only_one_run_has_are_named(tmp_path: Path) -> None:
     assert "Measured of one alone: Perplexity (only A)." in shown(comparison_picture(found, 80))
 
 
-@pytest.mark.parametrize(("here", "said"), [(HERE, "1.00 times"), ({**HERE, "dtype": "bfloat16"}, "not alike"), (None, "not alike")])
+@pytest.mark.parametrize(
+    ("model", "here", "said"),
+    [
+        ("org/other", HERE, "1.00 times"),
+        ("org/one", HERE, "alike"),
+        ("org/other", {**HERE, "dtype": "bfloat16"}, "not alike"),
+        ("org/one", None, "not alike"),
+    ],
+)
 @pytest.mark.parametrize("width", [40, 80])
-def test_size_speed_and_retention_are_set_side_by_side_if_measured_alike(tmp_path: Path, here: object, said: str, width: int) -> None:
-    a = read_run(written_run(tmp_path / "a", teacher=True, measured_on=HERE).output_dir)
-    b = read_run(written_run(tmp_path / "b", teacher=True, measured_on=here).output_dir)
+def test_size_speed_and_retention_are_set_side_by_side_if_measured_alike_and_not_of_one_shape(
+    tmp_path: Path, model: str, here: object, said: str, width: int
+) -> None:
+    a = read_run(written_run(tmp_path / "a", teacher=True, measured_on=HERE, change={"model": "org/one"}).output_dir)
+    b = read_run(written_run(tmp_path / "b", teacher=True, measured_on=here, change={"model": model}).output_dir)
     found = compare(a, b)
     assert found.costs["parameters"] == {"a": 134_515_008, "b": 134_515_008}
     assert found.costs["tokens_per_second"]["a"] == 123.4
@@ -314,6 +324,7 @@ def test_size_speed_and_retention_are_set_side_by_side_if_measured_alike(tmp_pat
     assert found.students["b"]["retention"]["rougeL"]["value"] == 0.93
     words = " ".join(shown(comparison_picture(found, width), width).split())
     assert f"Tokens/s 123 123 {said}" in words
+    assert ("Speed and memory: both models have the same shape, so what differs is chance." in words) == (said == "alike")
     assert "B: Keeps 93 % [85 %, 102 %] of its teacher: usable." in words
 
 

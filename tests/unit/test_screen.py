@@ -114,6 +114,7 @@ def test_a_finished_stage_is_one_line_with_its_seconds() -> None:
 def test_without_a_terminal_steps_are_said_every_few_seconds_only() -> None:
     console = Console(file=io.StringIO(), width=80, theme=THEME)
     reporter = PlainReporter(console)
+    reporter.say("Training ...")  # by who waits for it
     reporter.report(StageStarted("training", "Training"))
     for _ in range(100):
         reporter.report(STEP)

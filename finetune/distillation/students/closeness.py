@@ -3,7 +3,7 @@
     closeness = Closeness(teacher, rows)
     closeness.of(student)               # 1.17
     rate = rate_for(student, teacher, rows)
-    rate.value, rate.said               # 2e-4, "Learning rate 0.0002: the student begins near its teacher, ..."
+    rate.value, rate.said               # 2e-4, "Learning rate 0.0002: the student begins at a KL of 1.17 ..., near its teacher ..."
 
 The learning rate of a student follows from it: one that lost most of its abilities has to take large steps; one that is nearly right is
 thrown back by them. Measured in benchmarks/programme.py: see docs/log.md.

@@ -216,8 +216,9 @@ def hint(error: FinetuneError, approach: str = "") -> Fragments:
     from finetune.screen.wording import as_typed, command_name
     from finetune.wizard.error_words import in_words
 
-    text = as_typed(in_words(error.hint, approach))
-    is_command = command_name() in text or "pip install" in text
+    said = in_words(error.hint, approach)
+    text = as_typed(said)
+    is_command = command_name() in text or "pip install" in said
     return [("", "\n"), ("class:command" if is_command else "class:quiet", text)] if text else []
 
 
