@@ -163,6 +163,11 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
     "a question and the query that found it": ("question_answer", {"query": "a", "answer": "b"}, [user("a"), assistant("b")]),
     "questions and answers": ("question_answer", {"Questions": "a", "Answers": "b"}, [user("a"), assistant("b")]),
     "what somebody said and the response": ("question_answer", {"Context": "a", "Response": "b"}, [user("a"), assistant("b")]),
+    "an answer that no one judged in Prodigy": (
+        "question_answer",
+        {"question": "a", "answer": "b", "_task_hash": 7},
+        [user("a"), assistant("b")],
+    ),
     "a task and its code": ("prompt_completion", {"prompt": "a", "code": "b", "test_list": ["c"]}, [user("a"), assistant("b")]),
     "capital names": ("question_answer", {"Question": "a", "ANSWER": "b"}, [user("a"), assistant("b")]),
 }
@@ -242,6 +247,13 @@ def test_names_that_say_what_columns_are_decide_which_are_proposed() -> None:
     with pytest.raises(UnknownFormat) as unknown:
         detect(list(row), [row], None, "a.jsonl")
     assert "--set dataset.columns.prompt=question --set dataset.columns.completion=label" in str(unknown.value.hint), "not a part of it"
+
+
+@pytest.mark.parametrize("asked", ["pergunta", "user", "input"])
+def test_a_context_is_not_taken_for_the_question_where_another_column_may_have_it(asked: str) -> None:
+    row = {"context": "It rains in Oslo.", asked: "Where does it rain?", "answers": {"text": ["Oslo"], "answer_start": [12]}}
+    with pytest.raises(UnknownFormat, match=asked):
+        detect(list(row), [row], None, "a.jsonl")
 
 
 @pytest.mark.parametrize("row", [{"a": "x", "b": "y"}, {"id": 7}, {"label": "1"}, {"premise": "x", "hypothesis": "y", "label": 1}])

@@ -40,7 +40,8 @@ UNDESIRED = "marks the answer as undesired"
 BY_PRODIGY = ("_task_hash", "_input_hash")  # which writes them into each row, and its user's judgement into another column
 WITHOUT_ANSWERS = ("text", "tokenized", "preference")  # formats in which a label is about something else than an answer
 DESIRED = {"desirable": 1.0, "undesirable": 0.0, "desired": 1.0, "undesired": 0.0, "good": 1.0, "bad": 0.0, "chosen": 1.0, "rejected": 0.0}
-DESIRED |= {"accept": 1.0, "reject": 0.0, "ignore": 0.0}
+JUDGED = ("accept", "reject", "ignore")  # by Prodigy
+DESIRED |= dict(zip(JUDGED, (1.0, 0.0, 0.0), strict=True))
 DESIRED |= {"accepted": 1.0, "preferred": 1.0, "dispreferred": 0.0, "thumbs_up": 1.0, "thumbs_down": 0.0, "correct": 1.0, "incorrect": 0.0}
 
 
@@ -79,7 +80,7 @@ class Marks:
         """What of the columns beside those `taken` by a format of some kind marks rows; `named` is whether a person named the columns."""
         free = [column for column in columns if column not in taken]
         possible: list[tuple[Sequence[str], bool, str]] = [(TO_LEARN, True, "marks them as not to be learned")]
-        if judged := judgement(columns):
+        if judged := judgement(columns, sample):
             possible.append(((judged,), True, "marks them as rejected or ignored"))
         if kind not in WITHOUT_ANSWERS:
             possible += [(GOOD, True, UNDESIRED), (BAD, False, UNDESIRED)]
@@ -106,9 +107,10 @@ class Marks:
         yield from (PART.format(mark.column) for mark in self.marks if mark.weighs and _said(row.get(mark.column)) not in (None, 1.0))
 
 
-def judgement(columns: Sequence[str]) -> str | None:
+def judgement(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> str | None:
     """The column that says whether somebody accepted, rejected or ignored a row in Prodigy; it is no answer to it."""
-    return find_column(columns, "answer") if find_column(columns, *BY_PRODIGY) else None
+    column = find_column(columns, "answer") if find_column(columns, *BY_PRODIGY) else None
+    return column if column is not None and all(row.get(column) in (None, "", *JUDGED) for row in sample) else None
 
 
 def check_text(messages: Sequence[Message]) -> None:

@@ -21,7 +21,7 @@ PAIRS = [
     (("source", "src"), ("target", "tgt")),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
     (("user",), ("assistant",)),
-    (("document", "article", "report", *DIALOGUES, "content", "text"), SUMMARIES),
+    (("document", "article", *DIALOGUES, "content", "text", "report"), SUMMARIES),
     (("article",), ("abstract",)),
 ]
 CHATS = ("messages", "conversations")  # in which texts are turns

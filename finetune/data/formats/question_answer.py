@@ -51,7 +51,9 @@ class QuestionAnswer:
         several = find_column(columns, "contexts", "passages", "retrieved_contexts")
         if context is None and several is not None and all(map(_are_texts, (row.get(several) for row in sample))):
             context = several
-        return cls(question, answer, context, Beside.find(columns, sample, [question, answer, context], reasoning=True))
+        found = cls(question, answer, context, Beside.find(columns, sample, [question, answer, context], reasoning=True))
+        alone = find_column([question], "context") is None or not any(_has_words(name, sample) for name in {*columns} - {*found.columns})
+        return found if alone else None  # the question may be in a column of another name
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         question = as_text(row.get(self.question), self.question)
@@ -68,6 +70,10 @@ class QuestionAnswer:
         answers = answer.get("text") if isinstance(answer, dict) else answer
         if isinstance(answers, list):
             yield f"{self.answer} after the first", [other for other in answers[1:] if other != answers[0]]
+
+
+def _has_words(column: str, sample: Sequence[dict[str, Any]]) -> bool:
+    return any(isinstance(value := row.get(column), str) and len(value.split()) > 1 for row in sample)
 
 
 def _is_sql(column: str, sample: Sequence[dict[str, Any]]) -> bool:
