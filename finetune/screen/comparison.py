@@ -17,6 +17,7 @@ from finetune.formatting import count, size, strip_control_chars
 from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block, legend, score_table, verdict
+from finetune.screen.wording import setting
 
 NARROW = 60  # columns; below them the difference is left out
 SENTENCES = {
@@ -73,13 +74,13 @@ def _ratio(pair: Mapping[str, Any]) -> Text:
 def _differences(pairs: Mapping[str, tuple[Any, Any]], width: int) -> RenderableType:
     """One line per key where there is room, else the two values below it."""
     if width < NARROW:
-        return Text("\n").join([Text.assemble((key, "quiet"), f"\n  A {_value(a)}\n  B {_value(b)}") for key, (a, b) in pairs.items()])
+        return Text("\n").join([Text.assemble((key, "quiet"), f"\n  A {setting(a)}\n  B {setting(b)}") for key, (a, b) in pairs.items()])
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("", style="quiet", no_wrap=True, max_width=width // 2)
     for side in ("A", "B"):
         table.add_column(side, overflow="fold")
     for key, (a, b) in pairs.items():
-        table.add_row(Text(strip_control_chars(key)), Text(_value(a)), Text(_value(b)))
+        table.add_row(Text(strip_control_chars(key)), Text(setting(a)), Text(setting(b)))
     return table
 
 
@@ -117,11 +118,3 @@ def _verdicts(found: Comparison) -> list[Text]:
     if incomparable:
         said.append(Text(f"Not comparable: {', '.join(incomparable)}.", style="quiet"))
     return said
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list):
-        return strip_control_chars(", ".join(map(str, value)))
-    return strip_control_chars(str(value).lower() if isinstance(value, bool) else str(value))

@@ -16,7 +16,7 @@ from finetune.benchmark.names import IN_SHORT, NAMES, number, share
 from finetune.formatting import count, strip_control_chars
 from finetune.run.several import RunRow
 from finetune.screen.tables import block, in_words
-from finetune.screen.wording import duration
+from finetune.screen.wording import duration, setting
 
 NARROW = 60  # columns; below them each run has lines of its own
 
@@ -46,7 +46,7 @@ def _name(row: RunRow) -> Text:
 
 
 def _value(value: Any) -> str:
-    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else setting(value)
 
 
 def _cells(row: RunRow) -> dict[str, str]:
@@ -70,7 +70,7 @@ def _sentences(rows: Sequence[RunRow]) -> Iterator[Text]:
             continue
         if row.against_first:
             yield Text.assemble(f"{row.letter} against {first.letter}: ", in_words(row.against_first))
-    if len(others) > 1:
+    if sum(bool(row.against_first) and not row.why_not for row in others) > 1:
         yield Text(f"Each is compared with {first.letter} alone. One such verdict in 20 is chance.", style="quiet")
     if not all(row.alike for row in rows):
         yield Text(f"*: measured on another machine, with other threads or another dtype than {first.letter}.", style="quiet")

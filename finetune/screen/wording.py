@@ -6,7 +6,9 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+from finetune.formatting import strip_control_chars
 from finetune.system.shell import quoted
 
 
@@ -67,3 +69,12 @@ def installing() -> str:
     if find_spec("pip") is None:
         return f"uv pip install --python {quoted(sys.executable)}"
     return f"{'python' if python == sys.executable else quoted(sys.executable)} -m pip install"
+
+
+def setting(value: Any) -> str:
+    """A value of a recipe, as a recipe has it."""
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return strip_control_chars(", ".join(map(str, value)))
+    return strip_control_chars(str(value).lower() if isinstance(value, bool) else str(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -115,6 +116,18 @@ def test_a_table_of_runs_has_quality_size_speed_and_time(tmp_path: Path, width: 
     again = table_of([runs[0], read_run(tmp_path / "b"), runs[2]])
     assert not again[1].alike
     assert "123*" in shown(runs_table(again, 80))
+
+
+def test_a_table_of_runs_on_other_rows_has_no_verdicts_and_says_nothing_of_them(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [{}, {"method": {"kind": "lora", "dora": True}}, {}]
+    runs = [
+        read_run(written_run(tmp_path / name, rows=rows, change=change).output_dir)
+        for name, rows, change in zip("abc", (20, 21, 22), changes, strict=True)
+    ]
+    text = shown(runs_table(table_of(runs), 80))
+    assert "B: measured on other rows than A" in text
+    assert "One such verdict" not in text
+    assert "method.dora true" in text, "as a recipe has it"
 
 
 # The gate.
