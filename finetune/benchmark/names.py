@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune.benchmark.labels import by_label
-from finetune.formatting import counted
+from finetune.benchmark.labels import as_label
+from finetune.formatting import counted, strip_control_chars
 from finetune.registry import title
 
 NAMES = {
@@ -35,6 +36,7 @@ EXPLAINED = {
     "last_number": "the last number is that of the reference",
     "json_fields": "values of the reference's JSON that the answer's has too, at the same place",
 }
+MOST_LABELS, LONGEST_LABEL = 20, 40
 FEWEST_ROWS = 8  # below, no interval holds its word (benchmarks/coverage.py): nothing is said
 IN_SHORT = ("rougeL", *RIGHT, "perplexity")  # where there is no room for all
 FEW_ENDLESS = 0.1  # of the answers: so few are not told
@@ -154,6 +156,24 @@ def endless(scores: Mapping[str, Any]) -> str | None:
         return None
     past = f" (before: {before:,})" if before is not None else ""
     return f"{now:,} of {counted(rows, 'answer')}{past} did not end within {scores['max_new_tokens']} tokens, though their references do."
+
+
+def by_label(scores: Mapping[str, Any]) -> str | None:
+    """ "Right of each label: spam 2 of 9, ham 41 of 41. Always answering ham is right in 82 %."; None where answers are no labels."""
+    right, rows = (scores.get("per_row") or {}).get("accuracy") or [], scores.get("generations") or []
+    written = Counter(" ".join(strip_control_chars(row["reference"]).split()) for row in rows)
+    shown = {as_label(label): label for label, _ in reversed(written.most_common())}  # in the spelling that most rows have
+    labels = [as_label(strip_control_chars(row["reference"])) for row in rows]
+    of = Counter(labels)
+    if len(right) != len(rows) or not 0 < len(of) <= min(MOST_LABELS, len(rows) / 2) or max(map(len, written)) > LONGEST_LABEL:
+        return None
+    if len(of) == 1:
+        return f"All {len(rows):,} reference answers are {shown[labels[0]]}, so they do not show whether the model can tell labels apart."
+    found = Counter(label for label, is_right in zip(labels, right, strict=True) if is_right)
+    worst_first = sorted(of, key=lambda label: (found[label] / of[label], label))
+    listed = ", ".join(f"{shown[label]} {found[label]} of {of[label]}" for label in worst_first)
+    (commonest, rows_of_it), *_ = of.most_common(1)
+    return f"Right of each label: {listed}. Always answering {shown[commonest]} is right in {share(rows_of_it / len(rows))}."
 
 
 def share(value: float) -> str:

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.benchmark.answers import Answer, sampled, worst
-from finetune.benchmark.labels import by_label
 from finetune.benchmark.names import (
     NAMES,
     about_tasks,
     beside_the_teacher,
     between,
+    by_label,
     codes_copied,
     cut_short,
     each_round,

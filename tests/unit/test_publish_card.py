@@ -326,7 +326,7 @@ def test_a_system_prompt_of_private_rows_stays_at_home(tmp_path):
     assert '[{"role": "system", "content": "THE SYSTEM PROMPT OF THE ROWS"}, {"role": "user"' in card
 
 
-@pytest.mark.parametrize(("source", "shown"), [("builtin:python-docs", "add"), ("/home/ada/rows.jsonl", "A TOOL OF THE ROWS")])
+@pytest.mark.parametrize(("source", "shown"), [("builtin:python-docs", "add"), ("./rows.jsonl", "A TOOL OF THE ROWS")])
 def test_the_use_section_gives_the_tools_that_all_rows_had_and_private_ones_stay_at_home(source, shown):
     tools = [{"type": "function", "function": {"name": "add"}}]
     card = model_card(recipe(dataset={"source": source}), replace(FACTS, data={**FACTS.data, "tools": tools}), SCORES)

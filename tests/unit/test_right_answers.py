@@ -17,8 +17,7 @@ from finetune.benchmark.answers import ordered_by, worst
 from finetune.benchmark.fail_if_worse import check_gate, gate, measured_by
 from finetune.benchmark.fitting import fitting
 from finetune.benchmark.intervals import statistics_of
-from finetune.benchmark.labels import by_label
-from finetune.benchmark.names import NAMES, cut_short, endless, number
+from finetune.benchmark.names import NAMES, by_label, cut_short, endless, number
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number
 from finetune.benchmark.scoring import Scores, benchmark_json

@@ -95,7 +95,8 @@ def prompts_alone(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> s
 
 
 def _matching(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Format | None:
-    columns = [column for column in columns if column != judgement(columns, sample)]
+    judged = judgement(columns, sample)
+    columns = [column for column in columns if column != judged]
     known = [registry.load("formats", name) for name in registry.names("formats")]
     ordered = sorted(known, key=lambda kind: getattr(kind, "order", LAST))
     return next((found for kind in ordered if (found := kind.matches(columns, sample)) is not None), None)

@@ -17,13 +17,15 @@ SUMMARIES = ("summary", "highlights")  # beside one
 
 def between_people(value: Any) -> bool:
     """Whether a cell has turns, and none of them is a model's."""
+    value = parsed(value)
     turns = turns_of(value)
-    return bool(turns) and (are_texts(parsed(value)) or all(isinstance(turn, dict) and role_of(turn) != "assistant" for turn in turns))
+    return bool(turns) and (are_texts(value) or all(isinstance(turn, dict) and role_of(turn) != "assistant" for turn in turns))
 
 
 def in_lines(value: Any) -> str | None:
     """Texts, or what is said in turns, as one text with a line for each; None for anything else."""
-    turns = parsed(value) if are_texts(parsed(value)) else turns_of(value)
+    value = parsed(value)
+    turns = value if are_texts(value) else turns_of(value)
     lines = [turn if isinstance(turn, str) else _line(turn) for turn in turns if isinstance(turn, str | dict)]
     return "\n".join(lines) if turns and len(lines) == len(turns) else None
 

@@ -27,39 +27,41 @@ class Shape:
     """`whole` is a rendered row of probes, and `places` are those of its answers."""
 
     def __init__(self, whole: str, places: Mapping[int, Place], notices: frozenset[str] = frozenset()) -> None:
-        self.parts = PROBE.split(whole)  # fixed texts, and between them the numbers of turns
-        self.found, self.notices = places, notices
-        self.probes = [probe(int(part)) if place % 2 else part for place, part in enumerate(self.parts)]
+        self.parts, self.notices = PROBE.split(whole), notices  # fixed texts, and between them the numbers of turns
+        probes = [probe(int(part)) if place % 2 else part for place, part in enumerate(self.parts)]
+        begins = [0, *accumulate(map(len, probes))]
+        self.found = {number: (_anchor(place.start, begins), _anchor(place.end, begins), place.closed) for number, place in places.items()}
 
     def holds(self, turns: int) -> bool:
         """Whether the probes are those of so many turns, and every answer begins and ends in a fixed text: a template is anybody's."""
-        ends = [0, *accumulate(map(len, self.probes))]
-        fixed = [ends[place : place + 2] for place in range(0, len(self.probes), 2)]
-        known = all(int(number) < turns for number in self.parts[1::2])
-        return known and all(any(one <= at <= other for one, other in fixed) for place in self.found.values() for at in place[:2])
+        return all(int(number) < turns for number in self.parts[1::2]) and all(start and end for start, end, _ in self.found.values())
 
     def places(self, texts: Sequence[str], whole: str) -> dict[int, Place] | None:
         """Those of a row that is rendered as the probes were, but for blanks at the ends of its texts; None for every other row."""
         for said in (texts, [text.strip() for text in texts]):
-            filled = _filled(self.parts, said)
+            filled = [said[int(part)] if place % 2 else part for place, part in enumerate(self.parts)]
             if "".join(filled) == whole:
-                before, now = [[0, *accumulate(map(len, parts))] for parts in (self.probes, filled)]
+                begins = [0, *accumulate(map(len, filled))]
                 return {
-                    number: Place(_moved(place.start, before, now), _moved(place.end, before, now), place.closed)
-                    for number, place in self.found.items()
+                    number: Place(begins[start.part] + start.behind, begins[end.part] + end.behind, closed)
+                    for number, (start, end, closed) in self.found.items()
+                    if start and end
                 }
         return None
 
 
+class Anchor(NamedTuple):
+    """A position by the fixed text that it is in, or at the end of, and so many characters behind its beginning."""
+
+    part: int
+    behind: int
+
+
+def _anchor(position: int, begins: Sequence[int]) -> Anchor | None:
+    """None for a position inside a probe; `begins` are where parts begin, every other one a fixed text."""
+    part = next((part for part in range(0, len(begins) - 1, 2) if begins[part] <= position <= begins[part + 1]), None)
+    return None if part is None else Anchor(part, position - begins[part])
+
+
 def probe(number: int) -> str:
     return f"Probe{number}q"
-
-
-def _filled(parts: Sequence[str], texts: Sequence[str]) -> list[str]:
-    return [texts[int(part)] if place % 2 else part for place, part in enumerate(parts)]
-
-
-def _moved(position: int, before: Sequence[int], now: Sequence[int]) -> int:
-    """A position inside or at the end of a fixed text, which begins elsewhere now."""
-    fixed = next(place for place in range(0, len(before), 2) if before[place] <= position <= before[place + 1])
-    return now[fixed] + position - before[fixed]
