@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import warm
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["dataset.max_length=96", "dataset.held_out=0.2", "benchmark.rows=4"]
 SMALL += ["training.batch_size=4", "training.epochs=1", "benchmark.speed=false"]

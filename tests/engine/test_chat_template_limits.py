@@ -7,6 +7,7 @@ import threading
 import psutil
 import pytest
 from bytes_tokenizer import CHATML, TEMPLATES, byte_level
+from lengths import few
 
 from finetune.data.rows import RowProblem
 from finetune.data.tokens.render import ChatTemplate
@@ -37,6 +38,7 @@ FLOODS = {
     "a product of numbers": "{% set n = namespace(i=9) %}{% for a in range(64) %}{% set n.i = n.i * n.i %}{% endfor %}{{ n.i }}",
     "long program": "{{ 'a' }}" * 30_000,
 }
+LIKE_OTHERS = {"loops that write", "loops at the third turn", "lists in lists"}  # which take the three seconds that are allowed
 FAILURES = {
     "division": ("{{ 1 // 0 }}", "zero"),
     "recursion": ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "nested too deeply"),
@@ -46,9 +48,9 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("template", FLOODS.values(), ids=FLOODS)
-def test_a_template_that_does_not_end_or_floods_the_memory_is_stopped(template: str) -> None:
-    tokenizer = byte_level(template)
+@pytest.mark.parametrize("name", few(FLOODS, *(FLOODS.keys() - LIKE_OTHERS)))
+def test_a_template_that_does_not_end_or_floods_the_memory_is_stopped(name: str) -> None:
+    tokenizer = byte_level(FLOODS[name])
     before = psutil.Process().memory_info().rss
     with pytest.raises(ModelError, match=r"^The chat template of .* (takes|makes|writes|is too|more memory)"):
         render_chat(tokenizer, TURNS)

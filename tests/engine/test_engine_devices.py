@@ -47,6 +47,7 @@ def step(output: Path, batch: int, *launcher: str) -> dict[str, torch.Tensor]:
     return torch.load(output)
 
 
+@pytest.mark.long
 def test_unequal_shares_of_two_processes_make_the_step_of_one(tmp_path) -> None:
     alone = step(tmp_path / "alone.pt", 4)
     together = step(tmp_path / "together.pt", 2, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")

@@ -32,6 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return made
 
 
+@pytest.mark.long
 def test_it_answers_in_llama_cpp_as_here_and_is_smaller(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer prompts than usual, since llama.cpp writes all 49,152 probabilities of each as text; and 500 texts that nobody writes."""
     usual, texts = Probes.of, hostile(500)

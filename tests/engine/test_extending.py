@@ -177,6 +177,7 @@ def test_an_adapter_on_the_head_that_is_no_matrix_is_refused(shop: Workshop) -> 
         tuner.run()
 
 
+@pytest.mark.long
 def test_the_tests_of_the_engine_include_them_by_themselves(extras: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-v", "-p", "no:cacheprovider", "-k", "ia3 or symmetric_kl"]
     files = ("test_methods.py", "test_publish_merged.py", "test_distillation_loss.py")

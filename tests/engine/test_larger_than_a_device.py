@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from forks import ROOT
+from lengths import few
 from test_shards import machine_with, planned
 from workshop import Workshop
 
@@ -45,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory by kind is read from /proc")
-@pytest.mark.parametrize(("kind", "width"), [("as it is", 2), ("full", 4)])
+@pytest.mark.parametrize(("kind", "width"), few([("as it is", 2), ("full", 4)], ("as it is", 2)))
 def test_a_process_never_has_more_of_a_model_than_its_part_and_a_layer(kind: str, width: int, folder: Path) -> None:
     """A full training makes 32 bits of 16, and even then no process has all of the weights to itself."""
     parameters = 8 * LAYER + 2 * 4000 * 384

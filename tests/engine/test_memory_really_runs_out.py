@@ -65,6 +65,7 @@ print(json.dumps({{"apart": apart, "steps": outcome.finished.steps, "said": said
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is Linux's")
 def test_a_step_that_the_system_refuses_memory_for_is_made_in_parts(tmp_path: Path) -> None:
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]

@@ -34,6 +34,7 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
+@pytest.mark.long
 def test_the_notebook_runs_and_its_progress_reads_well(notebook: Any, tmp_path: Path) -> None:
     nbformat.validate(notebook)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

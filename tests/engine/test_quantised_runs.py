@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from lengths import few
 from pico_exports import ROUNDED, model_of, tokenizer_of
 from rich.console import Console
 from test_resume import StopAt
@@ -65,7 +66,7 @@ STUDENTS = {
 }
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", few(STUDENTS, "width", "itself"))
 def test_the_file_has_the_trained_weights_bit_for_bit(name: str, shop: Workshop) -> None:
     model, quantize = STUDENTS[name]
     training = TRAINING if model else {**TRAINING, "learning_rate": 3e-4}  # only the rounding has to be learned

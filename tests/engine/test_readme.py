@@ -47,7 +47,7 @@ def test_it_begins_with_the_two_commands() -> None:
     assert len(README.splitlines()) <= LINES
     assert texts("README.md", "bash") == [
         "pip install . && python finetune_cli.py\n",
-        'pip install ".[test]" && pytest -n 3 --dist loadfile\n',
+        'pip install ".[test]" && pytest -n 4 --dist loadfile\n',
     ]
 
 

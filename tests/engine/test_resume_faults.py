@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 from forks import Forks, job, log
+from lengths import few
 from pico import pico, pico_rows
 from workshop import Workshop
 
@@ -24,7 +25,6 @@ from finetune.errors import FolderInUse
 from finetune.events import read_events
 from finetune.training.checkpoints import Checkpoints
 
-KILLS = 9
 KILLS_IN_A_ROW = 6
 TRAINING = {"epochs": 3, "batch_size": 3, "gradient_accumulation": 2, "learning_rate": 0.01, "save_every": 1}
 
@@ -83,12 +83,15 @@ def measured(forks: Forks, shop: Workshop, layer: dict[str, Any]) -> tuple[float
     return time.perf_counter() - began, int(counted[1])
 
 
-def test_kills_at_random_moments_change_not_one_bit_of_the_result(forks: Forks, shop: Workshop, undisturbed: dict[str, Any]) -> None:
+@pytest.mark.parametrize("often", few([3, 12], 3))
+def test_kills_at_random_moments_change_not_one_bit_of_the_result(
+    often: int, forks: Forks, shop: Workshop, undisturbed: dict[str, Any]
+) -> None:
     seconds, operations = measured(forks, shop, shop.layer(training=TRAINING))
-    chance = random.Random(5)
+    chance = random.Random(often)
     kills, runs = 0, 0
-    while kills < KILLS:
-        layer, most = shop.layer(training=TRAINING), min(KILLS_IN_A_ROW, KILLS - kills)
+    while kills < often:
+        layer, most = shop.layer(training=TRAINING), min(KILLS_IN_A_ROW, often - kills)
         empty = {"cache": str(shop.folder / "empty-cache")} if not runs else {}  # once while the rows are still to be tokenised
         kills += killed_until_done(forks, shop, layer, chance, seconds=seconds, operations=operations, most=most, **empty)
         runs += 1

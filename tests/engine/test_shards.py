@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from forks import Forks, job, log
+from lengths import few
 from several_processes import TOLERANCE, compare, layer_of
 from workshop import Workshop
 
@@ -70,7 +71,10 @@ def checkpoints_of(layer: dict[str, Any]) -> Checkpoints:
     return Checkpoints(Path(layer["output_dir"]) / "run" / "checkpoints")
 
 
-@pytest.mark.parametrize(("name", "began", "goes_on"), [("full", 2, 2), ("full", 2, 1), ("full", 1, 2), ("lora", 2, 1)])
+WRITTEN = [("full", 2, 2), ("full", 2, 1), ("full", 1, 2), ("lora", 2, 1)]
+
+
+@pytest.mark.parametrize(("name", "began", "goes_on"), few(WRITTEN, ("full", 2, 2), ("full", 2, 1)))
 def test_each_process_writes_its_half_and_any_number_goes_on(
     name: str, began: int, goes_on: int, forks: Forks, shop: Workshop, finished: Finished
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from forks import Forks, job, log
+from lengths import few
 from pico import pico, pico_rows
 from several_processes import TOLERANCE, compare
 from workshop import Workshop
@@ -123,7 +124,7 @@ CASES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, "hidden"))
 def test_two_processes_write_the_cache_of_one_and_the_student_learns_the_same(name: str, forks: Forks, shop: Workshop) -> None:
     case = dict(CASES[name])
     case["model"] = {"smaller": str(shop.smaller_model()), "base": str(shop.model)}.get(case.get("model"), {"from_teacher": {"layers": 2}})

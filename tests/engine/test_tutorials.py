@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from documents import ROOT, Block, blocks, our_arguments
+from lengths import few
 from pico_exports import ROUNDED, model_of, tokenizer_of
 
 from finetune import cli
@@ -93,7 +94,7 @@ def follow(place: Path, monkeypatch: pytest.MonkeyPatch) -> Follow:
     return follow_page
 
 
-@pytest.mark.parametrize("name", LEFT)
+@pytest.mark.parametrize("name", few(LEFT, "start"))
 def test_a_tutorial_can_be_followed_to_its_end(name: str, follow: Follow, capfd: pytest.CaptureFixture[str]) -> None:
     if name == "ollama":
         pytest.importorskip("xllamacpp")
