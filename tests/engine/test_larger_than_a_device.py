@@ -51,7 +51,7 @@ def test_a_process_never_has_more_of_a_model_than_its_part_and_a_layer(kind: str
     """A full training makes 32 bits of 16, and even then no process has all of the weights to itself."""
     parameters = 8 * LAYER + 2 * 4000 * 384
     words = [sys.executable, __file__, kind, str(folder)]
-    path = f"{ROOT}:{Path(__file__).parent}"
+    path = f"{ROOT}:{ROOT}/tests:{Path(__file__).parent}"
     said = subprocess.run(words, env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
     most, last = (float(number) for number in said.stdout.split()[-2:])
     part, layer = parameters * width / PROCESSES / 1e6, LAYER * width / 1e6
