@@ -102,7 +102,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     import torch
     from transformers import set_seed
 
-    from finetune.distillation.student import make_student
+    from finetune.distillation.students.student import make_student
     from finetune.hardware.machine import inspect
     from finetune.recipe.settings import FromTeacher
     from finetune.runtime import RuntimeOptions
@@ -119,9 +119,9 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     cache_bytes, saving = 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         if ours:
-            from finetune.distillation.cache_builder import build_cache
+            from finetune.distillation.caches.builder import build_cache
             from finetune.distillation.prepare import DistillationSetup
-            from finetune.distillation.teachers import Teacher
+            from finetune.distillation.teachers.teachers import Teacher
             from finetune.events import CheckpointSaved, Recorder
             from finetune.methods.full import Full
             from finetune.recipe import Recipe

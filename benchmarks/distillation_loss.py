@@ -126,7 +126,7 @@ def _fused(
     alpha: Any = ALPHA,
 ) -> Any:
     from finetune import registry
-    from finetune.distillation.teacher_mixture import mixed
+    from finetune.distillation.teachers.mixture import mixed
     from finetune.training.chunked_loss import ChunkLogits, chunked_loss
     from finetune.training.head import Head
 
@@ -138,7 +138,7 @@ def _fused(
 
 def _cached(hidden: Any, weight: Any, kept: list[tuple[Any, Any]], labels: Any, *, alpha: Any = ALPHA) -> Any:
     from finetune.distillation.loss import CachedGradient
-    from finetune.distillation.teacher_mixture import added
+    from finetune.distillation.teachers.mixture import added
     from finetune.training.chunked_loss import chunked_loss
     from finetune.training.head import Head
 

@@ -38,7 +38,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from finetune import registry
 from finetune.data.tokens.collator import Collator
-from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.caches.builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.methods.base import MethodContext
 from finetune.planning.memory import memory_parts

@@ -91,7 +91,7 @@ def distilled(student: Path, layers: list[dict[str, Any]], folder: Path, states:
 
 def cache(folder: Path) -> Any:
     """What was kept of the teacher."""
-    from finetune.distillation.cache import TeacherCache
+    from finetune.distillation.caches.cache import TeacherCache
 
     (index,) = folder.rglob("teachers/*/index.json")
     return TeacherCache.open(index.parent)
@@ -109,7 +109,7 @@ def line(name: str, found: dict[str, Any]) -> None:
 
 def differences(place: Path, ways: list[str]) -> None:
     """How far what the server told is from what the model here says of the same rows in float32."""
-    from finetune.distillation.cache_builder import build_cache, supervised_counts
+    from finetune.distillation.caches.builder import build_cache, supervised_counts
 
     tuner = tuner_of([], place / "here", "float32")
     rows, theirs = tuner.data.train, cache(place / str(ways.index("20 likeliest, server")))

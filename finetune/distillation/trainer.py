@@ -23,20 +23,20 @@ from finetune.data.tokens.system_prompt import as_teacher_sees, is_prompted
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS, teacher_logits
 from finetune.distillation.across_tokenizers.spans import SpanReading, span_loss
 from finetune.distillation.across_tokenizers.ways import reading_of
-from finetune.distillation.cache import TeacherCache
-from finetune.distillation.features import features_of
+from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.read_ahead import ReadAhead
+from finetune.distillation.caches.row_numbers import first_rows, numbered
+from finetune.distillation.grids.quantised import count_steps, is_quantised
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import APPROXIMATE, Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.on_policy.practice import OWN
 from finetune.distillation.on_policy.trainer import OnPolicyTrainer, check_teachers
-from finetune.distillation.quantised import count_steps, is_quantised
-from finetune.distillation.read_ahead import ReadAhead
-from finetune.distillation.row_numbers import first_rows, numbered
-from finetune.distillation.self_teacher import SelfTeacher, as_teacher
-from finetune.distillation.teacher_correction import corrected, margins
-from finetune.distillation.teacher_mixture import Routed, added, joined, mixed
-from finetune.distillation.teachers import Teacher, runs_of, shares
+from finetune.distillation.teachers.correction import corrected, margins
+from finetune.distillation.teachers.itself import SelfTeacher, as_teacher
+from finetune.distillation.teachers.mixture import Routed, added, joined, mixed
+from finetune.distillation.teachers.teachers import Teacher, runs_of, shares
+from finetune.distillation.terms.features import features_of
 from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.top_k_loss import TopKLoss
 from finetune.distillation.trainer_inputs import (
@@ -66,11 +66,11 @@ class DistillationTrainer(OnPolicyTrainer):
     """Trains a student on alpha * CE + (1 - alpha) * T^2 * D(teacher, student); takes what a SupervisedTrainer takes.
 
     The teacher is a model, the name of one (a Hub id, a folder, the output of a run), "self" (the model without its new adapter), or a
-    `cache` that one has written (finetune.distillation.cache_builder) for `train_dataset`. `model` may be a name too. Rows are tokens
+    `cache` that one has written (finetune.distillation.caches.builder) for `train_dataset`. `model` may be a name too. Rows are tokens
     (input_ids, labels), or texts and records as in a data file, for which `processing_class` is the tokenizer. `objective` is a name in
     the registry or an `Objective`.
 
-    With `correct`, the label has more weight where the teacher's first choice is wrong (finetune/distillation/teacher_correction.py).
+    With `correct`, the label has more weight where the teacher's first choice is wrong (finetune/distillation/teachers/correction.py).
 
     Several teachers (or caches) are a list, mixed by `teacher_weights`, which are scaled to sum to one: D is sum_k w_k D(q_k, p) for
     forward and reverse KL, D(sum_k w_k q_k, p) for the others. With `teacher_rows`, the number of its teacher for each training row, each

@@ -20,8 +20,8 @@ from transformers import TrainingArguments
 from finetune import registry
 from finetune.data.in_memory import records, rows_of_file, tokens
 from finetune.distillation.objectives import Objective
-from finetune.distillation.self_teacher import SelfTeacher
-from finetune.distillation.teachers import Teacher, listed
+from finetune.distillation.teachers.itself import SelfTeacher
+from finetune.distillation.teachers.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder
 from finetune.hardware.machine import inspect

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from finetune.distillation.cache import TeacherCache
+from finetune.distillation.caches.cache import TeacherCache
 from finetune.distillation.prepare import DistillationSetup
-from finetune.distillation.teachers import Teacher
+from finetune.distillation.teachers.teachers import Teacher
 from finetune.engines.workplace import Workplace
 from finetune.errors import TrainingError
 from finetune.events import Fanout

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from finetune import registry
-from finetune.distillation import cache_builder
-from finetune.distillation.cache import load_head, save_head
-from finetune.distillation.cache_setup import CacheSetup, reading_for, rows_asked
-from finetune.distillation.routes import rows_of, teacher_rows
+from finetune.distillation.caches import builder as cache_builder
+from finetune.distillation.caches.cache import load_head, save_head
+from finetune.distillation.caches.setup import CacheSetup, reading_for, rows_asked
+from finetune.distillation.teachers.routes import rows_of, teacher_rows
 from finetune.engines.order import context_of, context_told
 from finetune.engines.workplace import Workplace
 from finetune.events import Reporter

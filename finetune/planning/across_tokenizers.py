@@ -8,7 +8,7 @@ from __future__ import annotations
 from finetune.distillation.across_tokenizers.alignment import shorter
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS
 from finetune.distillation.across_tokenizers.ways import WAYS
-from finetune.distillation.routes import rows_of, teacher_rows
+from finetune.distillation.teachers.routes import rows_of, teacher_rows
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError
 from finetune.models.facts import ModelFacts, describe

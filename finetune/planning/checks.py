@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune.distillation.routes import teacher_rows
+from finetune.distillation.teachers.routes import teacher_rows
 from finetune.errors import ModelError, RecipeError
 from finetune.methods.earlier_adapter import EarlierAdapter, further, not_used, why_not
 from finetune.models.facts import describe

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune import registry
-from finetune.distillation.routes import teacher_rows
+from finetune.distillation.teachers.routes import teacher_rows
 from finetune.formatting import size
 from finetune.methods.base import Footprint
 from finetune.models.facts import ModelFacts
@@ -307,9 +307,9 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
     """
     import torch
 
-    from finetune.distillation.cache_choice import problem_of, signals_for
+    from finetune.distillation.caches.choice import problem_of, signals_for
     from finetune.distillation.signals import bytes_of
-    from finetune.distillation.teacher_correction import MARGIN_BYTES
+    from finetune.distillation.teachers.correction import MARGIN_BYTES
     from finetune.training.head import Head
 
     recipe, report = context.recipe, context.data.report

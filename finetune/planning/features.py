@@ -20,7 +20,7 @@ def check_features(context: RunContext, wanted: FromTeacher | None) -> None:
     """Raises ModelError for models whose inside cannot be compared, RecipeError for layers that the student does not have."""
     if not context.distils or not weights_of(context.recipe.distillation.features):
         return
-    from finetune.distillation.features import Features
+    from finetune.distillation.terms.features import Features
     from finetune.planning.without_weights import without_weights
 
     student = without_weights(context.located, wanted)
@@ -58,7 +58,7 @@ def kept_bytes(context: RunContext, number: int, tokens: int, places: int, layer
         return 0
     import torch
 
-    from finetune.distillation.internals import Compared
+    from finetune.distillation.terms.internals import Compared
     from finetune.models.kind import configuration
 
     count = {"none": 0, "auto": layers}[spec.layers] if isinstance(spec.layers, str) else len(spec.layers)

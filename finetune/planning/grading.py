@@ -38,7 +38,7 @@ def grading(context: RunContext) -> GradingCost | None:
     spec, report = context.recipe.grader, context.data.report
     if spec is None:
         return None
-    from finetune.distillation.server_cache import Graded, Left
+    from finetune.distillation.caches.server import Graded, Left
     from finetune.distillation.signals.top_k import token_bytes
 
     if context.source.missing(context):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.distillation.quantised import check_quantised
+from finetune.distillation.grids.quantised import check_quantised
 from finetune.errors import RecipeError
 from finetune.methods.base import MethodContext
 from finetune.methods.earlier_adapter import EarlierAdapter

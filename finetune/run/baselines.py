@@ -18,8 +18,8 @@ from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen
 from finetune.benchmark.several_teachers import part, routed
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.data.tokens.system_prompt import TeacherRows
-from finetune.distillation.routes import places_of, teacher_rows
 from finetune.distillation.students import VERSION
+from finetune.distillation.teachers.routes import places_of, teacher_rows
 from finetune.events import Notice
 from finetune.hardware.arithmetic import arithmetic
 from finetune.recipe import StudentSpec

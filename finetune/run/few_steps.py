@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from finetune.data.report import DataReport
 from finetune.distillation.prepare import DistillationSetup
-from finetune.distillation.routes import teacher_rows
+from finetune.distillation.teachers.routes import teacher_rows
 from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
 from finetune.planning.stages import costs_seconds

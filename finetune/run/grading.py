@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune.distillation.caches.server import Graded, tokens_of
 from finetune.distillation.pair_checks import examine
 from finetune.distillation.prepare import DistillationSetup, tell
-from finetune.distillation.server_cache import Graded, tokens_of
-from finetune.distillation.teachers import Teacher
+from finetune.distillation.teachers.teachers import Teacher
 from finetune.errors import VocabularyMismatch
 from finetune.formatting import size
 from finetune.recipe.teacher_settings import grading_words, host_of

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune import registry
+from finetune.distillation.grids.quantised import quantise
 from finetune.distillation.prepare import DistillationSetup, prepare_distillation
-from finetune.distillation.quantised import quantise
-from finetune.distillation.self_teacher import SelfTeacher
-from finetune.distillation.student import make_student
 from finetune.distillation.students import passes_of
 from finetune.distillation.students.closeness import rate_at, rate_for
 from finetune.distillation.students.size import likely_mix
+from finetune.distillation.students.student import make_student
+from finetune.distillation.teachers.itself import SelfTeacher
 from finetune.events import ModelReady, Notice
 from finetune.formatting import percent
 from finetune.hardware.machine import Machine

@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.data.tokens.plain_in_jinja import template_for_others
-from finetune.distillation.quantised import is_quantised, settle
+from finetune.distillation.grids.quantised import is_quantised, settle
 from finetune.events import Notice, OwnAnswers, RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
 from finetune.model_folder import is_adapter

@@ -125,7 +125,7 @@ def break_something(rank: int, what: str) -> None:
     Or it is killed when it runs the teacher for its third "shard", or "writing" its part of the third checkpoint, for which there is no
     room on the "disk".
     """
-    from finetune.distillation.teacher_pass import TeacherPass
+    from finetune.distillation.caches.teacher_pass import TeacherPass
     from finetune.training import saved_tensors
     from finetune.training.trainer import SupervisedTrainer
 

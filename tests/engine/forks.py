@@ -130,7 +130,7 @@ def child(job: dict[str, Any]) -> None:
 def train(job: dict[str, Any]) -> int:
     """Begin the run of a layer, or go on with it."""
     from finetune import LLMFineTuner, Recipe, RuntimeOptions, registry
-    from finetune.distillation import cache_builder
+    from finetune.distillation.caches import builder as cache_builder
     from finetune.errors import FinetuneError
     from finetune.events import Recorder
     from finetune.run_folder import TRAINING
@@ -165,7 +165,7 @@ def ask_teacher(job: dict[str, Any]) -> int:
     """Write a teacher cache of many shards."""
     from pico import pico, pico_rows
 
-    from finetune.distillation.cache_builder import build_cache
+    from finetune.distillation.caches.builder import build_cache
 
     FileOperations(job["kill_at"])
     build_cache("hidden", pico("llama", seed=1), pico_rows(30), job["folder"], shard_bytes=2000)

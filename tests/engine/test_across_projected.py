@@ -14,8 +14,8 @@ from test_across_tokenizers import small_merges, text_ids
 from finetune.data.tokens.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment
 from finetune.distillation.across_tokenizers.projected import ProjectedHead, Reading, teacher_logits
-from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.cache_choice import signals_for
+from finetune.distillation.caches.builder import build_cache
+from finetune.distillation.caches.choice import signals_for
 from finetune.training.chunked_loss import Workspace, softmax_
 from finetune.training.head import Head, head_of
 

@@ -20,7 +20,7 @@ from finetune import registry
 from finetune.data.tokens.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import Alignment
 from finetune.distillation.across_tokenizers.spans import LONGEST, SpanReading, SpanShare, compared, spans_of
-from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.caches.builder import build_cache
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.recipe import Recipe
 

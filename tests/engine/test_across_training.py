@@ -15,8 +15,8 @@ from finetune.data.tokens.collator import Collator
 from finetune.distillation.across_tokenizers.alignment import Alignment
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.across_tokenizers.ways import WAYS
-from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.cache_choice import signals_for
+from finetune.distillation.caches.builder import build_cache
+from finetune.distillation.caches.choice import signals_for
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.training.head import head_of

@@ -13,10 +13,10 @@ from letters import tokenizer as letters_tokenizer
 from pico import NAMES, deep, pico, pico_rows
 from transformers import AutoModelForCausalLM
 
-from finetune.distillation.cutting import kept_layers, layer_stack
 from finetune.distillation.pair_checks import examine, stop_on_problem
-from finetune.distillation.student import make_student
+from finetune.distillation.students.cutting import kept_layers, layer_stack
 from finetune.distillation.students.layers import blocks_to_leave_out
+from finetune.distillation.students.student import make_student
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError, RecipeError, TrainingError, VocabularyMismatch
 from finetune.events import Notice, Recorder

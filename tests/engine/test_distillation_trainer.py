@@ -15,7 +15,7 @@ from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses
 
 from finetune import registry
 from finetune.data.tokens.collator import Collator
-from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.caches.builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError, TrainingError, VocabularyMismatch
 from finetune.training.head import head_of

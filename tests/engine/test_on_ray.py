@@ -13,7 +13,7 @@ from several_processes import TOLERANCE, compare, layer_of
 from workshop import Workshop
 
 from finetune import LLMFineTuner, Recipe
-from finetune.distillation import cache_builder
+from finetune.distillation.caches import builder as cache_builder
 from finetune.errors import BadInput
 from finetune.events import Notice, Recorder, Resumed, TrainingStep
 

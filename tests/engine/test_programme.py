@@ -16,11 +16,11 @@ from test_engine_chunked_loss import LABELS, VOCABULARY, gradients, made, textbo
 from torch import Tensor
 
 from finetune import registry
-from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.cache_choice import signals_for
-from finetune.distillation.internals import compared_of
+from finetune.distillation.caches.builder import build_cache
+from finetune.distillation.caches.choice import signals_for
 from finetune.distillation.loss import Distillation
-from finetune.distillation.teacher_mixture import Mixture, Routed, mixed
+from finetune.distillation.teachers.mixture import Mixture, Routed, mixed
+from finetune.distillation.terms.internals import compared_of
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError, TrainingError, VocabularyMismatch
 from finetune.recipe.distillation_settings import FeaturesSpec

@@ -23,7 +23,7 @@ import finetune
 from finetune import DistillationTrainer, LLMFineTuner
 from finetune.data.in_memory import tokens
 from finetune.data.tokens.encoder import NO_LOSS
-from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.caches.builder import build_cache
 from finetune.distillation.objectives import through_softmax_
 from finetune.distillation.objectives.check import check_gradient
 from finetune.distillation.objectives.forward_kl import ForwardKL

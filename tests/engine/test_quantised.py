@@ -14,7 +14,7 @@ from pico_exports import model_of
 
 from finetune import registry
 from finetune.distillation.grids import Grid
-from finetune.distillation.quantised import check_quantised, is_quantised, quantise, settle
+from finetune.distillation.grids.quantised import check_quantised, is_quantised, quantise, settle
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import ModelError, RecipeError
 from finetune.recipe.distillation_settings import QuantizeSpec

@@ -9,9 +9,9 @@ import pytest
 import torch
 from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
 
-from finetune.distillation.cache import TeacherCache
-from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.read_ahead import ReadAhead
+from finetune.distillation.caches.builder import build_cache
+from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.read_ahead import ReadAhead
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import TrainingError
 from finetune.training.head import head_of

@@ -24,8 +24,8 @@ import torch
 from letters import llama, parrot, tokenizer
 from pico_exports import run_of, tokenizer_of
 
-from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.server_cache import tokens_of
+from finetune.distillation.caches.builder import build_cache
+from finetune.distillation.caches.server import tokens_of
 from finetune.errors import ModelError
 from finetune.events import Recorder
 from finetune.export.to_gguf import GGUF

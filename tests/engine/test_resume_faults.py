@@ -20,7 +20,7 @@ from pico import pico, pico_rows
 from workshop import Workshop
 
 from finetune import LLMFineTuner
-from finetune.distillation.cache_builder import build_cache, supervised_counts
+from finetune.distillation.caches.builder import build_cache, supervised_counts
 from finetune.errors import FolderInUse
 from finetune.events import read_events
 from finetune.training.checkpoints import Checkpoints

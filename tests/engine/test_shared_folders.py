@@ -13,8 +13,8 @@ from workshop import Workshop
 
 from finetune import LLMFineTuner, Recipe
 from finetune.cli import main
-from finetune.distillation import cache_builder
-from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.caches import builder as cache_builder
+from finetune.distillation.caches.builder import build_cache
 from finetune.errors import Interrupted
 from finetune.events import Notice, Recorder
 from finetune.run_folder import FINISHED, TRAINING, RunFolder

@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finetune import registry
 from finetune.distillation import loss as distillation_loss
 from finetune.distillation.across_tokenizers.ways import WAYS
-from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.internals import Compared
-from finetune.distillation.quantised import quantise
+from finetune.distillation.caches.builder import build_cache
+from finetune.distillation.grids.quantised import quantise
+from finetune.distillation.terms.internals import Compared
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.methods.base import MethodContext
 from finetune.recipe.distillation_settings import FeaturesSpec, QuantizeSpec

@@ -12,9 +12,9 @@ from pico import pico_rows
 from transformers import AutoModelForCausalLM
 from zoo import build, config
 
-from finetune.distillation.cutting import cut_config, first_cut, possible_starts
-from finetune.distillation.student import make_student
+from finetune.distillation.students.cutting import cut_config, first_cut, possible_starts
 from finetune.distillation.students.rebuilding import check_rebuilt
+from finetune.distillation.students.student import make_student
 from finetune.errors import ModelError
 from finetune.recipe.settings import FromTeacher
 

@@ -13,9 +13,9 @@ from pico import pico, pico_rows
 from several_processes import TOLERANCE, compare
 from workshop import Workshop
 
-from finetune.distillation.cache import TeacherCache, model_identity
-from finetune.distillation.cache_builder import build_cache, write_share
-from finetune.distillation.internals import Compared
+from finetune.distillation.caches.builder import build_cache, write_share
+from finetune.distillation.caches.cache import TeacherCache, model_identity
+from finetune.distillation.terms.internals import Compared
 from finetune.errors import TrainingError
 from finetune.events import Progress, Recorder, read_events
 from finetune.recipe.distillation_settings import FeaturesSpec

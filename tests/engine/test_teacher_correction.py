@@ -11,8 +11,8 @@ from test_distillation_trainer import batch_of, teacher_for
 from workshop import Workshop
 
 from finetune import Recipe
-from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.teacher_correction import corrected, margins
+from finetune.distillation.caches.builder import build_cache
+from finetune.distillation.teachers.correction import corrected, margins
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError
 from finetune.events import Notice

@@ -20,11 +20,11 @@ from transformers import BloomConfig, BloomForCausalLM
 from workshop import Workshop, recorded
 
 from finetune import Recipe, registry
-from finetune.distillation import internals, terms
-from finetune.distillation.cache_builder import build_cache
-from finetune.distillation.cutting import layer_stack
-from finetune.distillation.student import make_student
-from finetune.distillation.terms import Batch
+from finetune.distillation import terms
+from finetune.distillation.caches.builder import build_cache
+from finetune.distillation.students.cutting import layer_stack
+from finetune.distillation.students.student import make_student
+from finetune.distillation.terms import Batch, internals
 from finetune.distillation.terms.attention import projection
 from finetune.distillation.terms.autograd import relation_divergence, relative_distance
 from finetune.distillation.terms.inner_layers import layer_pairs

@@ -13,7 +13,7 @@ from test_engine_chunked_loss import HEADS, LABELS, VOCABULARY, gradients, made,
 from torch import Tensor
 
 from finetune import registry
-from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.caches.builder import build_cache
 from finetune.distillation.loss import Distillation
 from finetune.distillation.top_k_loss import TopKLoss, with_rest
 from finetune.distillation.trainer import DistillationTrainer
@@ -166,7 +166,7 @@ def test_several_teachers_are_refused(tmp_path: Any) -> None:
 
 
 def test_no_run_chooses_it_for_a_teacher_on_this_machine() -> None:
-    from finetune.distillation.cache_choice import signals_for
+    from finetune.distillation.caches.choice import signals_for
 
     assert "top_k" not in {*signals_for(spans=False), *signals_for(spans=True)}
     signal = registry.load("signals", "top_k")

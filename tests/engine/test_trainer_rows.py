@@ -17,7 +17,7 @@ from pico import arguments, assert_same_weights, pico, pico_rows
 from test_distillation_trainer import textbook
 from torch.utils.data import IterableDataset, TensorDataset
 
-from finetune.distillation.cache_builder import build_cache
+from finetune.distillation.caches.builder import build_cache
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import DatasetError, ModelError, RecipeError
 from finetune.models.load import dequantised, is_packed

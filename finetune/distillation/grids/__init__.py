@@ -30,7 +30,7 @@ class Grid:
     rounds_head: ClassVar[bool] = True  # whether programs that read it have embeddings and head in few bits too
 
     def snapped(self, weight: Tensor) -> Tensor:
-        """The weights as they are read back; raises nothing for rows that are no whole blocks: see finetune/distillation/quantised.py."""
+        """The weights as they are read back; raises nothing for rows that are no whole blocks: see quantised.py here."""
         raise NotImplementedError
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class ForwardKL:
     title = "Forward KL"
     summary = "the student covers everything the teacher finds likely; the default"
-    mixes = "q"  # it is linear in it: see finetune/distillation/teacher_mixture.py
+    mixes = "q"  # it is linear in it: see finetune/distillation/teachers/mixture.py
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool = False) -> Tensor:
         if each:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class ReverseKL:
     title = "Reverse KL"
     summary = "the student concentrates on what the teacher finds most likely"
-    mixes = "log q"  # it is linear in it: see finetune/distillation/teacher_mixture.py
+    mixes = "log q"  # it is linear in it: see finetune/distillation/teachers/mixture.py
 
     def __call__(self, p: Tensor, q: Tensor, ratio: Tensor, shift: Tensor, *, each: bool = False) -> Tensor:
         weighted = ratio.add_(shift).mul_(p)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, pads, write_answers
 from finetune.distillation.on_policy.practice import OWN, Practice, halves
-from finetune.distillation.teachers import Teacher
+from finetune.distillation.teachers.teachers import Teacher
 from finetune.errors import RecipeError
 from finetune.events import Notice, Recorder, Reporter
 from finetune.formatting import percent

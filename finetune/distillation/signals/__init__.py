@@ -5,7 +5,7 @@
     bytes_of(signal, 9000, teacher_head, student_head)  # on disk
 
 `names` are the tensors of a shard: the first is [tokens, width], a second is [tokens] or [tokens, k]. A signal that `keeps_head` needs
-the teacher's head beside its values in every step. A cache of the teacher (finetune/distillation/cache.py) is of one kind: its signal.
+the teacher's head beside its values in every step. A teacher's cache (finetune/distillation/caches/) is of one kind: its signal.
 """
 
 from __future__ import annotations

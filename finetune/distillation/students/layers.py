@@ -27,13 +27,13 @@ class Layers:
     passes = 1
 
     def planned(self, config: Any, amount: float, build: Build) -> Any:
-        from finetune.distillation.cutting import first_cut, kept_layers
+        from finetune.distillation.students.cutting import first_cut, kept_layers
 
         return first_cut(config, kept_layers(amount, config.get_text_config().num_hidden_layers), build)
 
     def make(self, teacher: nn.Module, amount: float, rows: Rows) -> Made:
         """ModelError too if the layers cannot be found, or if a model built from the student's configuration would not be the student."""
-        from finetune.distillation.cutting import kept_layers, layer_stack
+        from finetune.distillation.students.cutting import kept_layers, layer_stack
 
         count = kept_layers(amount, len(layer_stack(teacher)))
         return without(teacher, blocks_to_leave_out(teacher, [count], rows)[count])
@@ -53,7 +53,7 @@ def blocks_to_leave_out(teacher: nn.Module, counts: Iterable[int], rows: Rows) -
 
     Raises ModelError if there is a count for which no block can be left out.
     """
-    from finetune.distillation.cutting import layer_stack, possible_starts
+    from finetune.distillation.students.cutting import layer_stack, possible_starts
     from finetune.training.head import causal_lm
 
     model = causal_lm(teacher)
@@ -64,7 +64,7 @@ def blocks_to_leave_out(teacher: nn.Module, counts: Iterable[int], rows: Rows) -
 
 def without(teacher: nn.Module, block: Block) -> Made:
     """The student that lacks a block of its teacher's layers."""
-    from finetune.distillation.cutting import kept_without, layer_stack
+    from finetune.distillation.students.cutting import kept_without, layer_stack
     from finetune.distillation.students.rebuilding import check_rebuilt
 
     depth = len(layer_stack(teacher))
@@ -87,7 +87,7 @@ def least_turning_blocks(model: nn.Module, starts: Mapping[int, Sequence[int]], 
     import torch
     from torch.nn.functional import cosine_similarity
 
-    from finetune.distillation.cutting import layer_stack
+    from finetune.distillation.students.cutting import layer_stack
 
     totals = {length: dict.fromkeys(places, 0.0) for length, places in starts.items()}
     tokens = 0
@@ -120,7 +120,7 @@ def _residual_streams(model: nn.Module, stack: nn.ModuleList, rows: Rows) -> Ite
 
 def _copy_with(teacher_model: nn.Module, kept: list[int]) -> Any:
     """A deep copy that holds only the layers `kept`, numbered anew, adapters merged."""
-    from finetune.distillation.cutting import cut_in_place, layer_stack
+    from finetune.distillation.students.cutting import cut_in_place, layer_stack
     from finetune.training.head import causal_lm
 
     stack = layer_stack(teacher_model)

@@ -137,7 +137,7 @@ def _counted(config: Any, build: Build) -> tuple[int, int, float]:
     """Layers, parameters, and the parameters of one layer on average."""
     import torch
 
-    from finetune.distillation.cutting import layer_stack
+    from finetune.distillation.students.cutting import layer_stack
 
     with torch.device("meta"):
         model = build(copy.deepcopy(config))

@@ -4,7 +4,7 @@
     term.weight(spec)                                   # what the recipe gives it; 0 leaves it out
     term.value(student, teacher, batch)                 # summed over the supervised tokens, with a gradient
 
-The name in the registry is a key under `distillation.features`. A run's terms together: finetune/distillation/features.py.
+The name in the registry is a key under `distillation.features`. A run's terms together: finetune/distillation/terms/features.py.
 """
 
 from __future__ import annotations

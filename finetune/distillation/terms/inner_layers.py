@@ -30,7 +30,7 @@ class InnerLayers(Term):
         return 0.0 if spec.layers == "none" else spec.layers_weight
 
     def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
-        from finetune.distillation.cutting import layer_stack
+        from finetune.distillation.students.cutting import layer_stack
 
         stack = layer_stack(model)
         return [Watched(stack[layer]) for layer in layers]

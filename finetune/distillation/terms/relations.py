@@ -29,7 +29,7 @@ class Relations(Term):
         return spec.relations_weight if spec.relations else 0.0
 
     def watched(self, model: Any, layers: Sequence[int], spec: FeaturesSpec) -> list[Watched]:
-        from finetune.distillation.cutting import layer_stack
+        from finetune.distillation.students.cutting import layer_stack
         from finetune.distillation.terms.attention import projection
 
         return [projection(model, layer_stack(model)[-1], kind) for kind in spec.relations]

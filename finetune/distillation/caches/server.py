@@ -15,9 +15,9 @@ from typing import Any
 
 from finetune.data.prepare import PreparedData, tokenizer_fingerprint
 from finetune.data.tokens.system_prompt import teacher_rows
-from finetune.distillation.cache import CacheKey, TeacherCache, read_index
-from finetune.distillation.cache_builder import CacheWriter, ShardSource, cache_key, filled, supervised_counts
-from finetune.distillation.cache_setup import rows_asked
+from finetune.distillation.caches.builder import CacheWriter, ShardSource, cache_key, filled, supervised_counts
+from finetune.distillation.caches.cache import CacheKey, TeacherCache, read_index
+from finetune.distillation.caches.setup import rows_asked
 from finetune.distillation.signals.top_k import token_bytes
 from finetune.events import Reporter
 from finetune.recipe import Recipe

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.labels import NO_LOSS, unpadded
 from finetune.distillation.across_tokenizers.projected import Reading
-from finetune.distillation.internals import Compared, narrow, terms_of, watching
 from finetune.distillation.signals import Signal
-from finetune.distillation.teacher_correction import margins as margins_of
+from finetune.distillation.teachers.correction import margins as margins_of
+from finetune.distillation.terms.internals import Compared, narrow, terms_of, watching
 from finetune.training.chunked_loss import Workspace
 from finetune.training.head import Head, hidden_states, needs_mask
 from finetune.training.trainer import Supervised

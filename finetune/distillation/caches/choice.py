@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune import registry
-from finetune.distillation.cache_builder import NO_ROOM_HINT
+from finetune.distillation.caches.builder import NO_ROOM_HINT
 from finetune.distillation.signals import Signal, bytes_of
 from finetune.errors import RecipeError
 from finetune.formatting import size

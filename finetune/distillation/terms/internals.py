@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import registry
-from finetune.distillation.cutting import layer_stack
+from finetune.distillation.students.cutting import layer_stack
 from finetune.distillation.terms import Term, Watched, weights_of
 from finetune.distillation.terms.attention import head_width
 from finetune.distillation.terms.inner_layers import layer_pairs

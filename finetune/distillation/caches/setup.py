@@ -19,12 +19,12 @@ from finetune.data.tokens.system_prompt import teacher_rows
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.across_tokenizers.spans import SpanReading
 from finetune.distillation.across_tokenizers.ways import reading_of
-from finetune.distillation.cache import TeacherCache
-from finetune.distillation.cache_builder import build_cache, cache_key, supervised_counts, write_share
-from finetune.distillation.cache_choice import CacheChoice, choose_cache, signals_for
-from finetune.distillation.internals import Compared, facts_of
-from finetune.distillation.self_teacher import SelfTeacher, as_teacher, identity_of
-from finetune.distillation.teacher_correction import MARGIN_BYTES
+from finetune.distillation.caches.builder import build_cache, cache_key, supervised_counts, write_share
+from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.choice import CacheChoice, choose_cache, signals_for
+from finetune.distillation.teachers.correction import MARGIN_BYTES
+from finetune.distillation.teachers.itself import SelfTeacher, as_teacher, identity_of
+from finetune.distillation.terms.internals import Compared, facts_of
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.events import Notice, Reporter
 from finetune.formatting import percent, size

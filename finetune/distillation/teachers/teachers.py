@@ -14,9 +14,9 @@ from math import isfinite
 from typing import Any
 
 from finetune.distillation.across_tokenizers.projected import Reading
-from finetune.distillation.cache import TeacherCache
-from finetune.distillation.read_ahead import ReadAhead
-from finetune.distillation.self_teacher import as_teacher
+from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.read_ahead import ReadAhead
+from finetune.distillation.teachers.itself import as_teacher
 from finetune.errors import RecipeError
 from finetune.formatting import counted
 from finetune.training.head import Head, head_of

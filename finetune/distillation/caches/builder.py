@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from finetune import registry
 from finetune.data.tokens.labels import learned, unpadded
 from finetune.distillation.across_tokenizers.projected import Reading
-from finetune.distillation.cache import (
+from finetune.distillation.caches.cache import (
     INDEX,
     CacheKey,
     Index,
@@ -35,10 +35,10 @@ from finetune.distillation.cache import (
     save_head,
     write_file,
 )
-from finetune.distillation.internals import Compared, Kept, facts_of
+from finetune.distillation.caches.teacher_pass import TeacherPass
 from finetune.distillation.signals import Signal
-from finetune.distillation.teacher_correction import MARGIN_BYTES
-from finetune.distillation.teacher_pass import TeacherPass
+from finetune.distillation.teachers.correction import MARGIN_BYTES
+from finetune.distillation.terms.internals import Compared, Kept, facts_of
 from finetune.errors import TrainingError
 from finetune.events import Notice, Progress, Recorder, Reporter
 from finetune.hardware.arithmetic import arithmetic, differences
@@ -240,7 +240,7 @@ class _ModelCacheWriter(CacheWriter):
     """The writer for a model on this machine.
 
     `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
-    teacher over the labels (finetune/distillation/teacher_correction.py), and with `compared` the internal states that terms compare.
+    teacher over the labels (finetune/distillation/teachers/correction.py), and with `compared` the internal states that terms compare.
     `reading` is that of a teacher with another tokenizer; a `teacher_identity` stands for the reading too.
     """
 

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.tokens.labels import NO_LOSS
-from finetune.distillation.cache import TeacherCache
-from finetune.distillation.cutting import layer_stack
-from finetune.distillation.internals import Outputs, pairs_of, terms_of, text_config, watching
-from finetune.distillation.read_ahead import CacheRead, ReadAhead
-from finetune.distillation.self_teacher import as_teacher
-from finetune.distillation.teachers import Teacher
+from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.read_ahead import CacheRead, ReadAhead
+from finetune.distillation.students.cutting import layer_stack
+from finetune.distillation.teachers.itself import as_teacher
+from finetune.distillation.teachers.teachers import Teacher
 from finetune.distillation.terms import Batch, View, Watched, weights_of
 from finetune.distillation.terms.attention import head_width
+from finetune.distillation.terms.internals import Outputs, pairs_of, terms_of, text_config, watching
 from finetune.distillation.terms.projections import begin, projections
 from finetune.errors import RecipeError
 from finetune.recipe.distillation_settings import FeaturesSpec
