@@ -71,6 +71,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "prompt_completion": "finetune.data.formats.prompt_completion:PromptCompletion",
         "instruction": "finetune.data.formats.instruction:Instruction",
         "question_answer": "finetune.data.formats.question_answer:QuestionAnswer",
+        "rendered": "finetune.data.formats.rendered:Rendered",
         "text": "finetune.data.formats.text:Text",
     },
     "sources": {

@@ -62,7 +62,8 @@ def open_local(spec: DatasetSpec, *, strict_split: bool = False, measured: str |
 
     name = ", ".join(file.name for file in files[:SHOWN_FILES]) + (" ..." if len(files) > SHOWN_FILES else "")
     told = list(dict.fromkeys(encoding for encoding in encodings.values() if encoding is not None))
-    return Origin(name, fingerprint, records, notes=notes, encodings=told, prose=prose, files=[file.name for file in files])
+    called, cut = [file.name for file in files], prose and spec.text_as == "auto"
+    return Origin(name, fingerprint, records, notes=notes, encodings=told, prose=prose, cut=cut, files=called)
 
 
 def _check_content(file: DataFile) -> None:

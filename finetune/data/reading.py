@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import RecordBatch
 
-VERSION = 10  # part of every fingerprint: raise it when the same file would give other rows
+VERSION = 11  # part of every fingerprint: raise it when the same file would give other rows
 SAMPLE = 200  # records that are read before the format is decided
 BATCH = 1000
 
@@ -191,7 +191,8 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
         )
     try:
         with reading(origin.name, BadRow):
-            reader = RowReader(columns, [record.values for record in sample], spec.columns, origin.name, prompts=prompts)
+            first = [record.values for record in sample]
+            reader = RowReader(columns, first, spec.columns, origin.name, prompts=prompts, cut=origin.cut)
     except UnknownFormat as error:
         raise _with_unread(error, origin, spec) from None
     left = IgnoredText(reader.format, reader.columns, reader.all_columns)

@@ -17,6 +17,7 @@ from finetune.data.formats import turns
 from finetune.data.formats.cells import Record, is_blank, is_learned
 from finetune.data.formats.marks import Marks, check_text
 from finetune.data.formats.messages import Messages
+from finetune.data.formats.rendered import Rendered
 from finetune.data.formats.tools import is_nothing
 from finetune.data.rows import NotWanted, RowProblem, SkippedRow, no_rows
 from finetune.errors import DatasetError, UnknownFormat
@@ -30,7 +31,10 @@ TWICE = "Tools are not given to the chat template where a system text lists them
 
 
 class RowReader:
-    """With `prompts`, rows need no answers: a column of prompts is read alone, and a conversation may end with a person's words."""
+    """With `prompts`, rows need no answers: a column of prompts is read alone, and a conversation may end with a person's words.
+
+    Rows of running text that was `cut` are text, whatever is in it: a chat may begin in one and end in another.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class RowReader:
         where: str,
         *,
         prompts: bool = False,
+        cut: bool = False,
     ) -> None:
         self.where, self.prompts = where, prompts
         inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
@@ -52,6 +57,9 @@ class RowReader:
             chosen = ColumnsSpec(text=alone)
         self.chosen = chosen
         self.format = formats.detect(self.all_columns, sample, chosen, where)
+        if cut and isinstance(self.format, Rendered):
+            self.chosen = ColumnsSpec(text=self.format.columns[0])
+            self.format = formats.detect(self.all_columns, sample, self.chosen, where)
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)
         self.columns = [*self.format.columns, *self.marks.columns]
         self.remarks: Counter[str] = Counter()  # rows

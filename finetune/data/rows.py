@@ -56,6 +56,7 @@ class Origin:
     limit: int | None = None  # usable rows after which a streamed source is left
     encodings: list[str] = field(default_factory=list)  # of its text files
     prose: bool = False
+    cut: bool = False  # its rows are what comes between two places where running text was cut
     files: list[str] = field(default_factory=list)  # local ones, as they are called in reports
     restricted: bool = False  # a dataset of the Hub that not everybody can read, as far as could be checked
 
@@ -167,6 +168,7 @@ OF_PARTS = re.compile(r"column (\S+) has (?:an object \(([^,)]+).*\)|a list), no
 NO_UNICODE, A_LIST = "not valid Unicode", "has a list, not text"
 OLDER_PAGES = ", such as cp850 or cp866 (DOS) or mac_roman (older Macs)"
 ROLES_KNOWN = "known are system, user, assistant and tool"
+NO_CHAT = "is not a chat in the format of the other rows"
 
 
 def _way_out(reason: str) -> str:
@@ -217,6 +219,9 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
         hint = f"No row of {of} can be used. {_without(useless[0], files)}"
     elif all(row.reason.endswith(A_LIST) for row in listed):
         hint = _way_out(listed[0].reason)
+    elif listed[0].reason.endswith(NO_CHAT):
+        column = listed[0].reason.removeprefix("column ").removesuffix(f" {NO_CHAT}")
+        hint = f"{hint}; to learn all of them as text: --set {quoted(f'dataset.columns.text={column}')}"
     elif skipped >= read:  # nothing would be left
         by_template, tools = "chat template" in listed[0].reason, "tools" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = "builtin:python-docs"
 FILE, HUB = "a file", "the Hub"
-RIGHT, WRITTEN, SWAP, PAIR, COLUMNS, ENCODING = "yes", "written", "swap", "pair", "columns", "encoding"
+RIGHT, WRITTEN, SWAP, PAIR, RAW, COLUMNS, ENCODING = "yes", "written", "swap", "pair", "raw", "columns", "encoding"
 TEXT_AS = {"auto": "No: split it between paragraphs", "line": "No: each line is a row", "document": "No: each file is a row"}
 ROWS_WRITTEN = "300"  # a few minutes with the starter on two cores
 MORE_TOPIC = (
@@ -157,11 +157,13 @@ def _to_be_answered(draft: Draft, here: HostInfo) -> Draft | None:
 def _readings(draft: Draft, seen: Preview) -> list[Choice]:
     """Yes, and whatever else these data could be."""
     choices = [Choice(RIGHT, "Yes")]
+    if seen.format == "rendered":
+        choices.append(Choice(RAW, "No: learn the text as it is", "markers and questions too"))
     if seen.prose:
         now = get(draft, "dataset.text_as")
         choices += [Choice(way, title) for way, title in TEXT_AS.items() if way != now]
     else:
-        if len(seen.used_columns) == 2 and seen.format not in ("messages", "text", "tokenized"):
+        if len(seen.used_columns) == 2 and seen.format not in ("messages", "rendered", "text", "tokenized"):
             asked, answered = map(strip_control_chars, seen.used_columns)
             # Its value says what it leads to: an answer that is remembered must not turn round what was turned round already.
             value = f"{SWAP} to {answered}, {asked}" if get(draft, "dataset.columns") else SWAP
@@ -193,6 +195,8 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
         return _with_columns(draft, {"prompt": answered, "completion": asked})
     if answer == PAIR and (pair := other_reading(seen.columns, seen.used_columns[0])):
         return _with_columns(draft, {"prompt": pair[0], "completion": pair[1]})
+    if answer == RAW:
+        return _with_columns(draft, {"text": seen.used_columns[0]})
     if answer == ENCODING:
         return text_encoding.ask(draft, prompter, number, seen.encodings[0])
     return _columns(draft, prompter, seen, number)

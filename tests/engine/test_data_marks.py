@@ -102,13 +102,23 @@ def test_an_answer_has_one_end_whatever_it_brings(tmp_path: Path, end: str) -> N
 def test_a_text_that_was_rendered_beforehand_keeps_its_control_tokens_and_gets_no_other_end(tmp_path: Path) -> None:
     tokenizer = byte_level(CHATML)
     rendered = [tokenizer.apply_chat_template(chat(f"What is {n}?", f"It is {n}."), tokenize=False) for n in range(20)]
-    data = prepared(tmp_path, [{"text": text} for text in rendered], tokenizer)
+    data = prepared(tmp_path, [{"text": text} for text in rendered], tokenizer, columns={"text": "text"})
     assert sorted(map(tokenizer.decode, all_ids(data))) == sorted(text.rstrip() for text in rendered)
     assert [tokens.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) for tokens in all_ids(data)] == [2] * 20
     assert data.report.notes[0].startswith(
         "20 rows of plain text had control tokens of the model inside, such as <|im_start|> (rows.jsonl line "
     )
     assert data.report.notes[0].endswith("they are read as control tokens.")
+
+
+def test_chats_that_were_rendered_with_the_template_of_the_model_become_the_tokens_and_labels_of_their_messages(tmp_path: Path) -> None:
+    tokenizer = byte_level(CHATML)
+    chats = [[{"role": "system", "content": "Be brief."}, *chat(f" What is {n}?\n", "It\n", "So?", f" {n} \n")] for n in range(20)]
+    rendered = [{"text": tokenizer.apply_chat_template(turns, tokenize=False)} for turns in chats]
+    read, given = prepared(tmp_path, rendered, tokenizer), prepared(tmp_path, [{"messages": turns} for turns in chats], tokenizer)
+    tokens = [sorted(zip(data.train["input_ids"], data.train["labels"], strict=True)) for data in (read, given)]
+    assert tokens[0] == tokens[1]
+    assert {tokenizer.decode(ids) for ids in all_ids(read)} == {row["text"].rstrip() for row in rendered}
 
 
 def test_a_beginning_that_also_begins_every_turn_is_a_control_token_like_others() -> None:

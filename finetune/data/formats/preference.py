@@ -13,6 +13,7 @@ from typing import Any
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_blank, is_missing, joined, optional_text
+from finetune.data.formats.rendered import chat
 from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
 
@@ -80,7 +81,7 @@ class Preference:
         if not turns.is_chat(chosen):
             text = as_answer(chosen, self.chosen)
             spoken = turns.transcript(text) if self.prompt is None or turns.BEGINS.match(text) else []
-            if not spoken and self.prompt is None:
+            if self.prompt is None and not (spoken := spoken or chat(text)):
                 raise RowProblem(f"column {self.chosen} is not a Human/Assistant conversation, and there is no prompt column")
             return (spoken, True) if spoken else ([turns.assistant(text)], False)
         answer = turns.read_messages(chosen, self.chosen)

@@ -1,0 +1,211 @@
+"""Chats that somebody wrote into one text with the markers of a chat format become turns; any other text stays text."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.data.formats import detect
+from finetune.data.formats.rendered import STYLES, chat
+from finetune.data.preview import preview_source
+from finetune.data.reading import Rows, read_rows
+from finetune.data.rows import TooManyBadRows
+from finetune.events import Recorder
+from finetune.recipe import ColumnsSpec, DatasetSpec
+from finetune.runtime import RuntimeOptions
+
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+VICUNA = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful answers."
+QUESTIONS, ANSWERS = ("Hi\n there", "Bye"), ("- Hello!\n\n  - you", "Ok")
+LLAMA3 = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>"
+DATED = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
+# Two questions and their answers after a system text, if there is one.
+CHATS: dict[str, tuple[str, str | None, str]] = {
+    "Guanaco": ("Guanaco", None, "### Human: Hi\n there### Assistant: - Hello!\n\n  - you### Human: Bye### Assistant: Ok"),
+    "Guanaco in lines": ("Guanaco", None, "### Human: Hi\n there\n### Assistant: - Hello!\n\n  - you\n### Human: Bye\n### Assistant: Ok\n"),
+    "headings of users": (
+        "### User: ... ### Assistant: ...",
+        "Be brief.",
+        "### System:\nBe brief.\n\n### User:\nHi\n there\n\n### Assistant:\n- Hello!\n\n  - you\n\n"
+        "### User:\nBye\n\n### Assistant:\nOk\n\n",
+    ),
+    "Alpaca": (
+        "Alpaca",
+        ALPACA,
+        f"{ALPACA}\n\n### Instruction:\nHi\n there\n\n### Response:\n- Hello!\n\n  - you\n\n### Instruction:\nBye\n\n### Response:\nOk</s>",
+    ),
+    "Llama 2": (
+        "Llama 2 or Mistral",
+        "Be brief.",
+        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi\n there [/INST] - Hello!\n\n  - you </s><s>[INST] Bye [/INST] Ok </s>",
+    ),
+    "Mistral": ("Llama 2 or Mistral", None, "<s>[INST] Hi\n there[/INST] - Hello!\n\n  - you</s>[INST] Bye[/INST] Ok</s>"),
+    "ChatML": (
+        "ChatML",
+        "Be brief.",
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi\n there<|im_end|>\n"
+        "<|im_start|>assistant\n- Hello!\n\n  - you<|im_end|>\n"
+        "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\nOk<|im_end|>\n<|endoftext|>",
+    ),
+    "Llama 3": (
+        "Llama 3",
+        "Be brief.",
+        "<|begin_of_text|>"
+        + "".join(
+            LLAMA3.format(*turn)
+            for turn in [
+                ("system", f"{DATED}Be brief."),
+                *zip(("user", "assistant") * 2, (QUESTIONS[0], ANSWERS[0], QUESTIONS[1], ANSWERS[1]), strict=True),
+            ]
+        ),
+    ),
+    "Gemma": (
+        "Gemma",
+        None,
+        "<bos><start_of_turn>user\nHi\n there<end_of_turn>\n<start_of_turn>model\n- Hello!\n\n  - you<end_of_turn>\n"
+        "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\nOk<end_of_turn>\n",
+    ),
+    "Zephyr": (
+        "Zephyr or Phi",
+        "Be brief.",
+        "<|system|>\nBe brief.</s>\n<|user|>\nHi\n there</s>\n<|assistant|>\n- Hello!\n\n  - you</s>\n"
+        "<|user|>\nBye</s>\n<|assistant|>\nOk</s>\n",
+    ),
+    "Phi": (
+        "Zephyr or Phi",
+        None,
+        "<|user|>\nHi\n there<|end|>\n<|assistant|>\n- Hello!\n\n  - you<|end|>\n"
+        "<|user|>\nBye<|end|>\n<|assistant|>\nOk<|end|>\n<|endoftext|>",
+    ),
+    "DeepSeek": (
+        "DeepSeek",
+        "Be brief.",
+        "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi\n there<｜Assistant｜>- Hello!\n\n  - you<｜end▁of▁sentence｜>"
+        "<｜User｜>Bye<｜Assistant｜>Ok<｜end▁of▁sentence｜>",
+    ),
+    "Vicuna": (
+        "Vicuna",
+        VICUNA,
+        f"{VICUNA} USER: Hi\n there ASSISTANT: - Hello!\n\n  - you</s>USER: Bye ASSISTANT: Ok</s>",
+    ),
+    "people and bots": (
+        "<HUMAN>: ... <ASSISTANT>: ...",
+        None,
+        "<HUMAN>: Hi\n there\n<ASSISTANT>: - Hello!\n\n  - you\n<HUMAN>: Bye\n<ASSISTANT>: Ok",
+    ),
+    "OpenChatKit": ("<human>: ... <bot>: ...", None, "<human>: Hi\n there\n<bot>: - Hello!\n\n  - you\n<human>: Bye\n<bot>: Ok"),
+    "HH": ("Human: ... Assistant: ...", None, "\n\nHuman: Hi\n there\n\nAssistant: - Hello!\n\n  - you\n\nHuman: Bye\n\nAssistant: Ok"),
+    "lines": ("User: ... Assistant: ...", None, "User: Hi\n there\nAssistant: - Hello!\n\n  - you\nUser: Bye\nAssistant: Ok"),
+}
+
+
+def turns(*texts: str, system: str | None = None) -> list[dict[str, str]]:
+    said = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+    return said if system is None else [{"role": "system", "content": system}, *said]
+
+
+def read(tmp_path: Path, texts: list[str], **spec: Any) -> Rows:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return read_rows(DatasetSpec(source=str(tmp_path / "a.jsonl"), **spec), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+
+
+@pytest.mark.parametrize("kind", CHATS)
+def test_a_chat_with_markers_becomes_its_turns_without_them(kind: str) -> None:
+    style, system, text = CHATS[kind]
+    found = detect(["text"], [{"text": text}] * 3, None, "a.jsonl")
+    learned = turns(QUESTIONS[0], ANSWERS[0], QUESTIONS[1], ANSWERS[1], system=system)
+    assert found.to_messages({"text": text}) == learned
+    note = str(getattr(found, "note", ""))
+    assert f"({style})" in note
+    assert note.endswith("To learn the text as it is: --set dataset.columns.text=text")
+    assert chat(text) == learned
+    named = detect(["text"], [{"text": text}], ColumnsSpec(text="text"), "a.jsonl")
+    assert named.to_messages({"text": text}) == [{"role": "text", "content": text}]
+
+
+def test_an_input_of_alpaca_follows_its_instruction_as_it_does_in_columns() -> None:
+    text = f"{ALPACA}\n\n### Instruction:\nAdd.\n\n### Input:\n{{}}\n\n### Response:\n    3\n\n### End"
+    assert chat(text.format("1 2")) == turns("Add.\n\n1 2", "    3", system=ALPACA)
+    assert chat(text.format("")) == turns("Add.", "    3", system=ALPACA)
+
+
+def test_blanks_inside_end_tokens_are_of_the_turn() -> None:
+    text = "<|im_start|>user\n Hi \n<|im_end|>\n<|im_start|>assistant\n\n  x\n<|im_end|>"
+    assert chat(text) == turns(" Hi \n", "\n  x\n")
+
+
+PROMPTS = "### Human: {q}### Assistant:"
+PAGE = "# Prompts\n\nWrite them so:\n\n### Instruction:\nAdd.\n\n### Response:\n3\n"
+TEXTS = {
+    "prose": "The tower is 324 metres tall. Human: beings built it. Assistant: engineers helped.",
+    "no answer": PROMPTS.format(q="Hi"),
+    "an answer first": "### Assistant: Hello### Human: Hi",
+    "two questions": "### Human: Hi### Human: Hello### Assistant: Yes",
+    "a page with such headings": PAGE,
+    "an answer under a heading": "### Response\n\nThe ministry answered.\n\n### Instruction\n\nNone.",
+    "a program": 'PROMPT = """Answer.\n\n### Instruction:\n{}\n\n### Response:\n{}"""\nprint(PROMPT)',
+    "a program with control tokens": 'ASKED = "<|im_start|>user\\nHi<|im_end|>"\nprint("<|im_start|>assistant\\n")',
+    "a call of a template": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>tool\nx<|im_end|>\n<|im_start|>assistant\nOk<|im_end|>",
+    "words after an end": "<|im_start|>user\nHi<|im_end|> there\n<|im_start|>assistant\nOk<|im_end|>",
+    "a screenplay": "INT. OFFICE\n\nThe USER: a man of forty. He looks at the ASSISTANT: a robot.",
+    "a log": "12:01 User: ann logged in\n12:02 Assistant: started\n12:03 User: bob logged in",
+    "an interview": "Reporter: Why?\n\nHuman: Because.\n\nReporter: And?\n\nHuman: So.",
+    "a long beginning": "It rained. " * 300 + "\n\n### Human: Hi### Assistant: Hello",
+    "strikethrough": "<s>old</s> new",
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_any_other_text_stays_text(kind: str) -> None:
+    text = TEXTS[kind]
+    found = detect(["text"], [{"text": text}] * 3, None, "a.jsonl")
+    assert (found.name, found.to_messages({"text": text})) == ("text", [{"role": "text", "content": text}])
+
+
+def test_among_chats_one_text_in_twenty_may_be_something_else_and_is_counted(tmp_path: Path) -> None:
+    chats = [f"### Human: {n}### Assistant: {n + 1}" for n in range(199)]
+    rows = read(tmp_path, [*chats, "A text."])
+    assert (rows.facts.format, rows.facts.usable, rows.facts.skipped) == ("rendered", 199, 1)
+    assert rows.facts.skipped_rows[0].reason == "column text is not a chat in the format of the other rows"
+    with pytest.raises(TooManyBadRows) as refused:
+        read(tmp_path, [*chats, *["A text."] * 5])
+    assert str(refused.value.hint).endswith("; to learn all of them as text: --set dataset.columns.text=text")
+    assert read(tmp_path, [*["A text."] * 20, *chats]).facts.format == "text"
+
+
+def test_a_question_without_an_answer_at_the_end_is_named_as_ignored(tmp_path: Path) -> None:
+    rows = read(tmp_path, [f"### Human: Hi {n}### Assistant: Hello### Human: Thanks." for n in range(3)])
+    assert rows.dataset[0]["messages"][-1]["content"] == "Thanks."
+    assert any(note.startswith("Column `text after the last answer` (") for note in rows.facts.notes)
+
+
+def test_a_chosen_text_in_any_format_is_a_conversation() -> None:
+    text = CHATS["Llama 2"][2]
+    found = detect(["chosen", "rejected"], [{"chosen": text, "rejected": text}], None, "a.jsonl")
+    assert found.to_messages({"chosen": text, "rejected": text}) == chat(text)
+
+
+def test_the_only_column_is_read_whatever_its_name(tmp_path: Path) -> None:
+    text = CHATS["ChatML"][2]
+    assert detect(["prompt"], [{"prompt": text}], None, "a.jsonl").columns == ("prompt",)
+    assert detect(["id", "chatml"], [{"id": 1, "chatml": text}], None, "a.jsonl").columns == ("chatml",)
+    assert detect(["body", "chatml"], [{"body": "A text.", "chatml": text}], None, "a.jsonl").columns == ("body",)
+
+
+def test_running_text_that_is_cut_between_paragraphs_stays_text(tmp_path: Path) -> None:
+    for name, text_as, format in (("a.txt", "auto", "text"), ("a.txt", "line", "rendered"), ("a.md", "auto", "text")):
+        (tmp_path / name).write_text("### Human: Hi### Assistant: Hello\n\n" * 3, encoding="utf-8")
+        spec = DatasetSpec(source=str(tmp_path / name), text_as=text_as)
+        assert preview_source(spec).format == format
+        assert read_rows(spec, RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder()).facts.format == format
+
+
+def test_markers_are_found_in_one_pass_over_the_text() -> None:
+    """Where no repetition is without a limit, what the search takes at one place is limited too."""
+    for style in STYLES:
+        assert not re.search(r"(?<!\\)[*+]|\{\d*,\}", "".join(style.markers.values()) + style.dated), style.name
