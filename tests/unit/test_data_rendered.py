@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wizard_answers import Listening, here
 
 from finetune.data.formats import detect
 from finetune.data.formats.rendered import STYLES, chat
@@ -17,6 +20,8 @@ from finetune.data.rows import TooManyBadRows
 from finetune.events import Recorder
 from finetune.recipe import ColumnsSpec, DatasetSpec
 from finetune.runtime import RuntimeOptions
+from finetune.wizard import ask_recipe
+from finetune.wizard.asking.undo import Rewind
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 VICUNA = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful answers."
@@ -203,6 +208,23 @@ def test_running_text_that_is_cut_between_paragraphs_stays_text(tmp_path: Path) 
         spec = DatasetSpec(source=str(tmp_path / name), text_as=text_as)
         assert preview_source(spec).format == format
         assert read_rows(spec, RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder()).facts.format == format
+
+
+def test_in_the_wizard_the_text_as_it_is_is_one_answer_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"### Human: Hi {n}### Assistant: Hello", "weight": 1} for n in range(30)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    prompter = Listening({"dataset.source": "a.jsonl", "dataset.reading": "raw"})
+    columns = Rewind(prompter).run(lambda given: ask_recipe(given, here)).dataset.columns
+    assert columns == ColumnsSpec(text="text")
+    assert [choice.value for choice in prompter.offered["dataset.reading"]] == ["yes", "written", "raw", "columns", "encoding"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.text().filter(str.strip), min_size=2, max_size=5))
+def test_what_is_between_control_tokens_is_kept_to_the_character(texts: list[str]) -> None:
+    text = "".join(f"<|im_start|>{('user', 'assistant')[n % 2]}\n{said}<|im_end|>\n" for n, said in enumerate(texts))
+    assert chat(text) == turns(*texts)
 
 
 def test_markers_are_found_in_one_pass_over_the_text() -> None:

@@ -8,7 +8,7 @@ becomes one turn with the role "text". What a format has, also for those that ot
     name: str                                   as in the registry
     title, summary: str                         what people read: "question and answer", and the columns it looks for
     order: int                                  formats are tried from the lowest to the highest, and the first that matches wins. Built-in
-                                                ones have 7, 10, 20, 25, 30 ... 60: 5 comes before all of them, 55 before plain text, and
+                                                ones have 7, 10, 20, 25, 30 ... 60: 5 comes before all of them, 58 before plain text, and
                                                 one without an order after it
     columns: tuple[str, ...]                    the columns it reads; the others are reported as ignored
     matches(columns, sample) -> Format | None   a format ready to read rows with these columns
