@@ -230,4 +230,4 @@ def test_what_is_between_control_tokens_is_kept_to_the_character(texts: list[str
 def test_markers_are_found_in_one_pass_over_the_text() -> None:
     """Where no repetition is without a limit, what the search takes at one place is limited too."""
     for style in STYLES:
-        assert not re.search(r"(?<!\\)[*+]|\{\d*,\}", "".join(style.markers.values()) + style.dated), style.name
+        assert not re.search(r"(?<!\\)[*+]|\{\d*,\}", style.marker.pattern + style.dated), style.name

@@ -33,21 +33,22 @@ CHATS = (
 
 @dataclass(frozen=True)
 class Style:
-    """The markers before turns, as patterns by role (`input` goes on with the user's turn): all repetitions in them have a limit.
+    """The markers before turns: patterns, each with its role (`input` goes on with the user's turn), whose repetitions have a limit.
 
     Where no turn can contain the tokens that end one, `ends`, all up to them is the turn; elsewhere blanks around it are of the markers.
     A `preamble` before the first marker is a system text. `dated` is what a template itself writes before the system text.
     """
 
     name: str
-    markers: dict[str, str]
+    markers: tuple[tuple[str, str], ...]
     ends: tuple[str, ...] = ()
     preamble: bool = False
     dated: str = ""
 
     @cached_property
     def marker(self) -> re.Pattern[str]:
-        return re.compile("|".join(f"(?P<{role}>{pattern})" for role, pattern in self.markers.items()), re.MULTILINE)
+        # With its group at the end each pattern begins with letters, and `re` looks for these first: up to 50 times as fast.
+        return re.compile("|".join(f"{pattern}()" for _, pattern in self.markers), re.MULTILINE)
 
     def turns(self, text: str) -> list[Message]:
         """The turns of a text, which the two say by turns; none if it is not a chat in this style. Blank turns at its end are left out."""
@@ -60,7 +61,7 @@ class Style:
         messages: list[Message] = [{"role": "system", "content": text[: found.start()].rstrip()}] if found.start() else []
         before, marks = "", [*self.marker.finditer(text)]
         for mark, after in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=True):
-            role, said = str(mark.lastgroup), self._said(text[mark.end() : after])
+            role, said = self.markers[(mark.lastindex or 1) - 1][0], self._said(text[mark.end() : after])
             if said is None or before not in FOLLOWS[role] or (role == "system" and messages):
                 return []
             if role == "input":
@@ -92,9 +93,9 @@ class Style:
         return None if any(end in said for end in self.ends) else said
 
 
-def by(marker: str, *, user: str = "user", assistant: str = "assistant", system: str = "system") -> dict[str, str]:
+def by(marker: str, *, user: str = "user", assistant: str = "assistant", system: str = "system") -> tuple[tuple[str, str], ...]:
     """The markers that differ by who speaks."""
-    return {role: marker.replace("{}", name) for role, name in (("system", system), ("user", user), ("assistant", assistant))}
+    return tuple((role, marker.replace("{}", name)) for role, name in (("system", system), ("user", user), ("assistant", assistant)))
 
 
 LINE = r"\r?\n"
@@ -111,29 +112,34 @@ STYLES = (
     Style("Zephyr or Phi", by(rf"<\|{{}}\|>(?:{LINE}| )?"), ends=("</s>", "<|end|>")),
     Style(
         "Llama 2 or Mistral",
-        {
-            "system": rf"(?:<s> ?)?\[INST\] ?(?:{LINE})?<<SYS>>{BLANKS}|\[SYSTEM_PROMPT\] ?",
-            "user": rf"(?:<s> ?)?\[INST\]{BLANKS}|<</SYS>>{BLANKS}",
-            "assistant": rf"\[/INST\]{BLANKS}",
-        },
+        (
+            *(("system", rf"{begin}\[INST\] ?(?:{LINE})?<<SYS>>{BLANKS}") for begin in ("", "<s> ?")),
+            *(("user", rf"{begin}\[INST\]{BLANKS}") for begin in ("", "<s> ?")),
+            ("system", rf"\[SYSTEM_PROMPT\]{BLANKS}"),
+            ("user", rf"<</SYS>>{BLANKS}"),
+            ("assistant", rf"\[/INST\]{BLANKS}"),
+        ),
     ),
     Style("DeepSeek", by("<｜{}｜>", user="User", assistant="Assistant"), ends=("<｜end▁of▁sentence｜>",), preamble=True),
     Style(
         "Alpaca",
-        {"user": rf"^### Instruction:{BLANKS}", "input": rf"^### Input:{BLANKS}", "assistant": rf"^### Response:{BLANKS}"},
+        tuple((role, rf"^### {name}:{BLANKS}") for role, name in (("user", "Instruction"), ("input", "Input"), ("assistant", "Response"))),
         preamble=True,
     ),
     Style("Guanaco", by(rf"### {{}}:{BLANKS}", user="Human", assistant="Assistant", system="System"), preamble=True),
     Style(
         "### User: ... ### Assistant: ...", by(rf"### {{}}:{BLANKS}", user="User", assistant="Assistant", system="System"), preamble=True
     ),
-    Style("Vicuna", by(rf"(?:^|(?<=[\s>])){{}}:{BLANKS}", user="USER", assistant="ASSISTANT", system="SYSTEM"), preamble=True),
+    Style("Vicuna", by(rf"{{}}:(?<![^\s>]{{}}:){BLANKS}", user="USER", assistant="ASSISTANT", system="SYSTEM"), preamble=True),
     Style("<HUMAN>: ... <ASSISTANT>: ...", by(rf"<{{}}>:{BLANKS}", user="HUMAN", assistant="ASSISTANT"), preamble=True),
     Style("<human>: ... <bot>: ...", by(rf"<{{}}>:{BLANKS}", user="human", assistant="bot"), preamble=True),
     *(
-        Style(f"{user}: ... Assistant: ...", by(rf"{start}{{}}:{BLANKS}", user=user, assistant="Assistant"), preamble=True)
+        Style(f"{user}: ... Assistant: ...", by(f"{marker}{BLANKS}", user=user, assistant="Assistant"), preamble=True)
         for user in ("Human", "User")
-        for start in (r"(?:\A|(?<=\n\n))", "^")  # after a blank line if that is how all turns begin: a line in a turn may begin so
+        for marker in (
+            r"{}:(?:(?<=\n\n{}:)|(?<=\A{}:))",
+            "^{}:",
+        )  # after a blank line if that is how all turns begin: a line in a turn may begin so
     ),
 )
 
