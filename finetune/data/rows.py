@@ -221,7 +221,7 @@ def too_many_bad_rows(listed: list[SkippedRow], skipped: int, read: int, allowed
         hint = _way_out(listed[0].reason)
     elif listed[0].reason.endswith(NO_CHAT):
         column = listed[0].reason.removeprefix("column ").removesuffix(f" {NO_CHAT}")
-        hint = f"{hint}; to learn all of them as text: --set {quoted(f'dataset.columns.text={column}')}"
+        hint = f"To learn all rows as text: --set {quoted(f'dataset.columns.text={column}')}. {hint}"
     elif skipped >= read:  # nothing would be left
         by_template, tools = "chat template" in listed[0].reason, "tools" in listed[0].reason
         hint = "Use a model whose chat template takes such rows." if by_template else "Correct them, or name other columns."

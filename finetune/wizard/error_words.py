@@ -136,6 +136,7 @@ def _spoken(assignment: str, approach: str) -> str:
         return f"`{key}: {value}` in a recipe that you save and run"
     field = dict(known_fields()).get(key)
     name = label(key.rpartition(".")[2], field) if field else key
+    name += " column" * key.startswith("dataset.columns.")  # as its question is called
     step = _step(key, approach)
     where = TITLES[step] + (", advanced settings" if step == 4 and key not in ASKED_FIRST else "")
     if value.isupper():  # it stands for something that the person knows

@@ -179,7 +179,7 @@ def test_among_chats_one_text_in_twenty_may_be_something_else_and_is_counted(tmp
     assert rows.facts.skipped_rows[0].reason == "column text is not a chat in the format of the other rows"
     with pytest.raises(TooManyBadRows) as refused:
         read(tmp_path, [*chats, *["A text."] * 5])
-    assert str(refused.value.hint).endswith("; to learn all of them as text: --set dataset.columns.text=text")
+    assert str(refused.value.hint).startswith("To learn all rows as text: --set dataset.columns.text=text. Correct or remove them.")
     assert read(tmp_path, [*["A text."] * 20, *chats]).facts.format == "text"
 
 

@@ -146,6 +146,7 @@ def test_no_hint_of_the_engine_says_set_in_a_conversation() -> None:
             "Cut the rows: --set dataset.max_length=256, or choose a model with a longer context.",
             "Cut the rows: Max length 256 (Training, advanced settings), or choose a model with a longer context.",
         ),
+        ("To learn all as text: --set dataset.columns.text=body.", "To learn all as text: Text column body (Dataset)."),
         ("Use more rows: --set dataset.samples=1000", "Use more rows: Rows to use 1000 (Dataset)"),
         ("Name another: --set model=MODEL.", "Name another: another answer to Model (Models)."),
         ("Lower it: --set 'training.learning_rate=5e-05'.", "Lower it: Learning rate 5e-05 (Training)."),

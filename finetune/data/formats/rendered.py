@@ -113,8 +113,8 @@ STYLES = (
     Style(
         "Llama 2 or Mistral",
         (
-            *(("system", rf"{begin}\[INST\] ?(?:{LINE})?<<SYS>>{BLANKS}") for begin in ("", "<s> ?")),
-            *(("user", rf"{begin}\[INST\]{BLANKS}") for begin in ("", "<s> ?")),
+            *(("system", rf"{begin}\[INST\] ?(?:{LINE})?<<SYS>>{BLANKS}") for begin in ("", r"<s>[ \n]?")),
+            *(("user", rf"{begin}\[INST\]{BLANKS}") for begin in ("", r"<s>[ \n]?")),
             ("system", rf"\[SYSTEM_PROMPT\]{BLANKS}"),
             ("user", rf"<</SYS>>{BLANKS}"),
             ("assistant", rf"\[/INST\]{BLANKS}"),
@@ -136,10 +136,7 @@ STYLES = (
     *(
         Style(f"{user}: ... Assistant: ...", by(f"{marker}{BLANKS}", user=user, assistant="Assistant"), preamble=True)
         for user in ("Human", "User")
-        for marker in (
-            r"{}:(?:(?<=\n\n{}:)|(?<=\A{}:))",
-            "^{}:",
-        )  # after a blank line if that is how all turns begin: a line in a turn may begin so
+        for marker in (r"{}:(?:(?<=\n\n{}:)|(?<=\A{}:))", "^{}:")  # after blank lines if all turns are: lines inside may begin so
     ),
 )
 
