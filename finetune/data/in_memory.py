@@ -120,7 +120,7 @@ def tokens(
     """
     rows = [Row(row, NAME, number) for number, row in enumerate(records(given), start=1)]
     try:
-        reader = RowReader(columns_of(rows), [row.values for row in rows], None, NAME)
+        reader = RowReader(columns_of(rows), [row.values for row in rows], None, NAME, chats=False)
     except UnknownFormat as error:
         raise UnknownFormat(error.message, hint=RENAME) from None  # there is no recipe that could name the columns
     left, not_wanted = IgnoredText(reader.format, reader.columns, reader.all_columns), Counter[str]()

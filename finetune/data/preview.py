@@ -61,7 +61,7 @@ def preview_source(spec: DatasetSpec, runtime: RuntimeOptions | None = None, rep
     try:
         with reading(origin.name, BadRow):
             sample, prompts = [record.values for record in records], spec.answers == TEACHER
-            reader = RowReader(columns, sample, spec.columns, origin.name, prompts=prompts, cut=origin.cut)
+            reader = RowReader(columns, sample, spec.columns, origin.name, prompts=prompts, chats=not origin.cut)
     except UnknownFormat as error:
         shown = [record.values for record in records[:limit]]
         return Preview(origin.name, columns, None, [], [], shown, skipped, origin.notes, error.message, origin.encodings, origin.prose)

@@ -192,7 +192,7 @@ def _write_rows(origin: Origin, spec: DatasetSpec, reporter: Reporter, folder: P
     try:
         with reading(origin.name, BadRow):
             first = [record.values for record in sample]
-            reader = RowReader(columns, first, spec.columns, origin.name, prompts=prompts, cut=origin.cut)
+            reader = RowReader(columns, first, spec.columns, origin.name, prompts=prompts, chats=not origin.cut)
     except UnknownFormat as error:
         raise _with_unread(error, origin, spec) from None
     left = IgnoredText(reader.format, reader.columns, reader.all_columns)

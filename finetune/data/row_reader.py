@@ -33,7 +33,7 @@ TWICE = "Tools are not given to the chat template where a system text lists them
 class RowReader:
     """With `prompts`, rows need no answers: a column of prompts is read alone, and a conversation may end with a person's words.
 
-    Rows of running text that was `cut` are text, whatever is in it: a chat may begin in one and end in another.
+    Without `chats` a column of text is text, whatever is in it.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class RowReader:
         where: str,
         *,
         prompts: bool = False,
-        cut: bool = False,
+        chats: bool = True,
     ) -> None:
         self.where, self.prompts = where, prompts
         inner = [name for name in formats.chosen_columns(chosen).values() if name not in columns and "." in name]
@@ -57,7 +57,7 @@ class RowReader:
             chosen = ColumnsSpec(text=alone)
         self.chosen = chosen
         self.format = formats.detect(self.all_columns, sample, chosen, where)
-        if cut and isinstance(self.format, Rendered):
+        if not chats and isinstance(self.format, Rendered):
             self.chosen = ColumnsSpec(text=self.format.columns[0])
             self.format = formats.detect(self.all_columns, sample, self.chosen, where)
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)

@@ -56,7 +56,7 @@ class Origin:
     limit: int | None = None  # usable rows after which a streamed source is left
     encodings: list[str] = field(default_factory=list)  # of its text files
     prose: bool = False
-    cut: bool = False  # its rows are what comes between two places where running text was cut
+    cut: bool = False  # its rows are running text that was cut: a chat may begin in one and end in another
     files: list[str] = field(default_factory=list)  # local ones, as they are called in reports
     restricted: bool = False  # a dataset of the Hub that not everybody can read, as far as could be checked
 

@@ -175,6 +175,14 @@ def test_rows_in_memory_are_read_as_those_of_a_recipe_are(recwarn: pytest.Warnin
             tokens(rows, qwen)
 
 
+def test_text_with_the_markers_of_a_chat_is_learned_as_it_is() -> None:
+    """A script that wrote them has no recipe in which it could say that it means them."""
+    qwen, text = FAMILIES["qwen3"].tokenizer, "### Human: a### Assistant: b"
+    (row,) = tokens([text], qwen)
+    assert qwen.decode(row["input_ids"]).startswith(text)
+    assert row["answer_start"] == 0
+
+
 def test_a_file_of_tokens_is_used_as_it_is_and_checked(tmp_path: Path) -> None:
     file, qwen = tmp_path / "rows.jsonl", FAMILIES["qwen3"].tokenizer
     file.write_text('{"input_ids": [5, 6, 7], "labels": [-100, -100, 7]}\n')

@@ -41,8 +41,13 @@ CHATS: dict[str, tuple[str, str | None, str]] = {
     ),
     "Alpaca": (
         "Alpaca",
-        ALPACA,
+        None,
         f"{ALPACA}\n\n### Instruction:\nHi\n there\n\n### Response:\n- Hello!\n\n  - you\n\n### Instruction:\nBye\n\n### Response:\nOk</s>",
+    ),
+    "Alpaca, an introduction of ones own": (
+        "Alpaca",
+        "Be brief.",
+        "Be brief.\n\n### Instruction:\nHi\n there\n\n### Response:\n- Hello!\n\n  - you\n\n### Instruction:\nBye\n\n### Response:\nOk</s>",
     ),
     "Llama 2": (
         "Llama 2 or Mistral",
@@ -135,8 +140,9 @@ def test_a_chat_with_markers_becomes_its_turns_without_them(kind: str) -> None:
 
 def test_an_input_of_alpaca_follows_its_instruction_as_it_does_in_columns() -> None:
     text = f"{ALPACA}\n\n### Instruction:\nAdd.\n\n### Input:\n{{}}\n\n### Response:\n    3\n\n### End"
-    assert chat(text.format("1 2")) == turns("Add.\n\n1 2", "    3", system=ALPACA)
-    assert chat(text.format("")) == turns("Add.", "    3", system=ALPACA)
+    longer = text.replace("task.", "task, paired with an input that provides further context.")
+    assert chat(longer.format("1 2")) == turns("Add.\n\n1 2", "    3")
+    assert chat(text.format("")) == turns("Add.", "    3")
 
 
 def test_blanks_inside_end_tokens_are_of_the_turn() -> None:
@@ -230,4 +236,4 @@ def test_what_is_between_control_tokens_is_kept_to_the_character(texts: list[str
 def test_markers_are_found_in_one_pass_over_the_text() -> None:
     """Where no repetition is without a limit, what the search takes at one place is limited too."""
     for style in STYLES:
-        assert not re.search(r"(?<!\\)[*+]|\{\d*,\}", style.marker.pattern + style.dated), style.name
+        assert not re.search(r"(?<!\\)[*+]|\{\d*,\}", style.marker.pattern + style.own), style.name

@@ -36,14 +36,14 @@ class Style:
     """The markers before turns: patterns, each with its role (`input` goes on with the user's turn), whose repetitions have a limit.
 
     Where no turn can contain the tokens that end one, `ends`, all up to them is the turn; elsewhere blanks around it are of the markers.
-    A `preamble` before the first marker is a system text. `dated` is what a template itself writes before the system text.
+    A `preamble` before the first marker is a system text. `own` is what the format itself writes at its beginning, for every chat alike.
     """
 
     name: str
     markers: tuple[tuple[str, str], ...]
     ends: tuple[str, ...] = ()
     preamble: bool = False
-    dated: str = ""
+    own: str = ""
 
     @cached_property
     def marker(self) -> re.Pattern[str]:
@@ -58,7 +58,8 @@ class Style:
         found = self.marker.search(text, 0, FIRST)  # most texts have none
         if found is None or not self._is_preamble(text[: found.start()]):
             return []
-        messages: list[Message] = [{"role": "system", "content": text[: found.start()].rstrip()}] if found.start() else []
+        preamble = self._without_own(text[: found.start()].rstrip())
+        messages: list[Message] = [{"role": "system", "content": preamble}] if preamble else []
         before, marks = "", [*self.marker.finditer(text)]
         for mark, after in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=True):
             role, said = self.markers[(mark.lastindex or 1) - 1][0], self._said(text[mark.end() : after])
@@ -67,7 +68,7 @@ class Style:
             if role == "input":
                 messages[-1]["content"] = joined(messages[-1]["content"], [said])
             elif role == "system":
-                said = re.sub(rf"\A{self.dated}", "", said)
+                said = self._without_own(said)
                 messages += [{"role": role, "content": said}] if said.strip() else []
             else:
                 messages.append({"role": role, "content": said})
@@ -81,6 +82,9 @@ class Style:
         return not text or (
             self.preamble and PREAMBLE.fullmatch(text) is not None and (text[-1] == "\n" or text.rstrip().endswith(SENTENCE_ENDS))
         )
+
+    def _without_own(self, system: str) -> str:
+        return re.sub(rf"\A(?:{self.own})", "", system)
 
     def _said(self, text: str) -> str | None:
         """A turn without the tokens that end it; None if there is one inside."""
@@ -106,7 +110,7 @@ STYLES = (
         "Llama 3",
         by(r"<\|start_header_id\|>{}<\|end_header_id\|>(?:\r?\n){0,2}"),
         ends=("<|eot_id|>", "<|eom_id|>"),
-        dated=r"(?:Cutting Knowledge Date: [^\n]{1,40}\n)?Today Date: [^\n]{1,40}\n\n",
+        own=r"(?:Cutting Knowledge Date: [^\n]{1,40}\n)?Today Date: [^\n]{1,40}\n\n",
     ),
     Style("Gemma", by(rf"<start_of_turn>{{}}{LINE}", assistant="model"), ends=("<end_of_turn>",)),
     Style("Zephyr or Phi", by(rf"<\|{{}}\|>(?:{LINE}| )?"), ends=("</s>", "<|end|>")),
@@ -125,6 +129,7 @@ STYLES = (
         "Alpaca",
         tuple((role, rf"^### {name}:{BLANKS}") for role, name in (("user", "Instruction"), ("input", "Input"), ("assistant", "Response"))),
         preamble=True,
+        own=r"Below is an instruction that describes a task[^\n.]{0,80}\.\s{0,2}Write a response that appropriately completes [a-z ]{1,20}\.",
     ),
     Style("Guanaco", by(rf"### {{}}:{BLANKS}", user="Human", assistant="Assistant", system="System"), preamble=True),
     Style(
