@@ -129,7 +129,7 @@ STYLES = (
         "Alpaca",
         tuple((role, rf"^### {name}:{BLANKS}") for role, name in (("user", "Instruction"), ("input", "Input"), ("assistant", "Response"))),
         preamble=True,
-        own=r"Below is an instruction that describes a task[^\n.]{0,80}\.\s{0,2}Write a response that appropriately completes [a-z ]{1,20}\.",
+        own=r"Below is an instruction that describes a task[^\n.]{0,80}\.\s{0,2}Write a response that appropriately [a-z ]{1,30}\.",
     ),
     Style("Guanaco", by(rf"### {{}}:{BLANKS}", user="Human", assistant="Assistant", system="System"), preamble=True),
     Style(
