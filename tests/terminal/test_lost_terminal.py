@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,9 +97,13 @@ def test_a_terminal_that_closes_at_a_question_ends_the_program(workplace: Path) 
 
 def test_a_reader_that_leaves_ends_no_run(workplace: Path) -> None:
     (workplace / "recipe.yaml").write_text(RECIPE.format(epochs=2))
-    line = " ".join(f"'{word}'" for word in (sys.executable, warm.PROGRAM, *RUN)) + " 2>&1 | head -n 1; exit ${PIPESTATUS[0]}"
-    done = subprocess.run(["bash", "-c", line], cwd=workplace, env=environment(), timeout=RUN_SECONDS, check=False)
-    assert (done.returncode, stage(workplace)) == (0, "finished")
+    reads, writes = os.pipe()
+    with open(os.devnull) as nobody:
+        process = warm.start(RUN, workplace, environment(), nobody.fileno(), writes, writes)
+    os.close(writes)
+    assert os.read(reads, 1)
+    os.close(reads)
+    assert (process.wait(RUN_SECONDS), stage(workplace)) == (0, "finished")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
