@@ -9,8 +9,8 @@ its perplexity is at most 1.5 times the teacher's. One that keeps less than 50 %
 not usable. Between the two it is weak. Where only one of the two was measured, that one decides; the lower of both decides otherwise,
 because a student can know the text and yet answer nonsense. Shares and ratios are judged as they are shown, rounded.
 
-To equal a teacher that is bad makes nothing usable: where both score no more than one answer to everything would, or the teacher is no
-better than the student was before and no evidence shows that this one has improved, the teacher is too weak to judge by.
+By a bad teacher nobody can be judged: one that scores no more than the same answer to everything would, or is no better than the student
+was before training.
 """
 
 from __future__ import annotations
@@ -68,19 +68,17 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
 
 
 def _teacher_is_no_better(scores: Mapping[str, Any]) -> str:
-    """What its teacher, and so a student that is like it, does not beat; empty where it beats that."""
-    before, after, teacher = (scores.get(side) or {} for side in ("before", "after", "teacher"))
-    metric = next((name for name in METRICS if name in teacher and name in after), None)
+    """What its teacher is no better than, and should be; empty where it is."""
+    before, teacher = scores.get("before") or {}, scores["teacher"]
+    metric = next((name for name in METRICS if name in teacher), None)
     answers = Counter(row["reference"] for row in scores.get("generations") or [])
-    commonest = max(answers.values(), default=0) / max(answers.total(), 1)
-    if metric and max(teacher[metric], after[metric]) <= commonest:
+    if metric and teacher[metric] <= max(answers.values(), default=0) / max(answers.total(), 1):
         return "the same answer to everything"
     judged = [name for name in (metric, "perplexity") if name in before and name in teacher]
     theirs, ours = ([side[name] * (-1 if name in LOWER_IS_BETTER else 1) for name in judged] for side in (teacher, before))
     if theirs == ours or any(their > our for their, our in zip(theirs, ours, strict=True)):  # the same where it is its own teacher
         return ""
-    improved = any((scores.get("change") or {}).get(name, {}).get("verdict") == "better" for name in judged)
-    return "" if improved else "the student was before training"
+    return "the student was before training"
 
 
 def kept_of(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:

@@ -68,7 +68,7 @@ def examine(
     if teacher is None:
         return findings
     findings += about_alignment(reading.measure(rows)) if reading else _about_tokens(student, teacher, tokenizer, teacher_tokenizer)
-    findings += _about_teacher(student, teacher, _read(reading, rows) if reading else rows)
+    findings += _about_teacher(teacher, _read(reading, rows) if reading else rows)
     if not any(finding.level == "problem" for finding in findings):
         compared = rows if held_out is None else held_out
         findings += _about_level(student, teacher, _whole(compared) if reading else compared, reading)
@@ -151,10 +151,7 @@ def _about_tokens(student: nn.Module, teacher: nn.Module, ours: Any, theirs: Any
         )
 
 
-def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
-    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher)]
-    if sizes[1] < sizes[0] and not getattr(causal_lm(teacher), "quantization_method", None):
-        yield Finding("warning", f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}).", "Did you swap them?")
+def _about_teacher(teacher: nn.Module, rows: Any) -> Iterator[Finding]:
     longest, context = max(len(row["input_ids"]) for row in rows), context_length(causal_lm(teacher))
     if longest > context:
         yield Finding(

@@ -92,23 +92,21 @@ def test_of_too_few_rows_and_without_a_teacher_nothing_is_judged() -> None:
     assert verdict_on({"rows": 45, "teacher": {"other": 1.0}, "after": {"other": 2.0}}) is None
 
 
-NO_EVIDENCE, BETTER = {"rougeL": {"verdict": "no evidence"}}, {"rougeL": {"verdict": "better"}}
 REFERENCES = [{"reference": "ham"}] * 60 + [{"reference": "spam"}] * 40
 
 
 @pytest.mark.parametrize(
     ("before", "more", "word", "said"),
     [
-        ({"rougeL": 0.5, "perplexity": 9.0}, {"change": NO_EVIDENCE}, "weak teacher", "; its teacher is no better than the student was before"),
+        ({"rougeL": 0.5, "perplexity": 9.0}, {}, "weak teacher", "; its teacher is no better than the student was before"),
         ({"rougeL": 0.6}, {}, "weak teacher", "; its teacher is no better than the student was before training: weak teacher."),
-        ({"rougeL": 0.6}, {"change": BETTER}, "usable", "110 %]): usable."),
-        ({"rougeL": 0.6, "perplexity": 11.0}, {"change": NO_EVIDENCE}, "usable", "110 %]): usable."),
-        ({"rougeL": 0.5, "perplexity": 10.0}, {"change": NO_EVIDENCE}, "usable", "110 %]): usable."),  # its own teacher
+        ({"rougeL": 0.6, "perplexity": 11.0}, {}, "usable", "110 %]): usable."),
+        ({"rougeL": 0.5, "perplexity": 10.0}, {}, "usable", "110 %]): usable."),  # its own teacher
         ({}, {"generations": REFERENCES}, "weak teacher", "; its teacher is no better than the same answer to everything: weak teacher."),
         ({}, {"generations": [{"reference": str(row)} for row in range(100)]}, "usable", "110 %]): usable."),
     ],
 )
-def test_to_equal_a_bad_teacher_makes_nothing_usable(before: dict[str, float], more: dict[str, Any], word: str, said: str) -> None:
+def test_by_a_bad_teacher_no_student_is_called_usable(before: dict[str, float], more: dict[str, Any], word: str, said: str) -> None:
     found = verdict_on(scores(1.0, 10.0, before=before, **more))
     assert found is not None
     assert found.word == word
