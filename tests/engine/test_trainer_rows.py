@@ -341,4 +341,6 @@ def test_a_teacher_smaller_than_its_student_is_said(tmp_path: Path, recwarn: pyt
     for student, teacher in ((deep, shallow), (pico("llama", num_hidden_layers=1), deep)):
         DistillationTrainer(student, arguments(tmp_path), teacher_model=teacher, train_dataset=ROWS)
     (said,) = [str(warning.message) for warning in recwarn if "smaller than" in str(warning.message)]
-    assert said.startswith(f"The teacher ({shallow.num_parameters():,} parameters) is smaller than the student ({deep.num_parameters():,}).")
+    assert said.startswith(
+        f"The teacher ({shallow.num_parameters():,} parameters) is smaller than the student ({deep.num_parameters():,})."
+    )
