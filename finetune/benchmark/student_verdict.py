@@ -57,7 +57,9 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
     word = WORDS[min(known)] if rows >= FEWEST_ROWS else UNJUDGED
     beside = f"its perplexity is {times:.1f} times its teacher's" if times is not None else ""
     if kept is None:
-        what = f"{beside[:1].upper()}{beside[1:]}" if times and times > 1 else "It predicts the text as well as its teacher"
+        better = ((scores.get("against_teacher") or {}).get("perplexity") or {}).get("verdict") == "better"
+        alike = f"It predicts the text {'better than' if better else 'as well as'} its teacher"
+        what = f"{beside[:1].upper()}{beside[1:]}" if times and times > 1 else alike
     else:
         what = _answers(metric, kept, scores)
         if by_text is not None and by_answers is not None and by_text < by_answers:

@@ -116,6 +116,12 @@ def test_by_a_bad_teacher_no_student_is_called_usable(before: dict[str, float], 
     assert worse.word == "not usable"
 
 
+def test_a_student_that_predicts_better_than_its_teacher_is_said_to() -> None:
+    found = verdict_on(scores(None, 5.0, against_teacher={"perplexity": {"verdict": "better"}}))
+    assert found is not None
+    assert found.sentence == "It predicts the text better than its teacher: usable."
+
+
 def test_a_teacher_that_is_never_right_makes_nothing_usable_by_its_text() -> None:
     never = {"teacher": {"rougeL": 0.0, "perplexity": 10.0}, "after": {"rougeL": 0.0, "perplexity": 10.0}}
     found = verdict_on(scores(None, 10.0) | never)
