@@ -112,11 +112,12 @@ def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_i
 
 
 def _smaller(teacher: torch.nn.Module, student: torch.nn.Module) -> str:
-    """What to say of the two sizes; several weights of a quantised teacher are one number, so nothing of that."""
+    """What to say of the two sizes, without a new adapter; several weights of a quantised teacher are one number, so nothing of that."""
     if getattr(causal_lm(teacher), "quantization_method", None):
         return ""
-    theirs, ours = (sum(parameter.numel() for parameter in model.parameters()) for model in (teacher, student))
-    return smaller_teacher(theirs, ours)
+    adapts = hasattr(student, "peft_config")
+    ours = sum(parameter.numel() for parameter in student.parameters() if not (adapts and parameter.requires_grad))
+    return smaller_teacher(sum(parameter.numel() for parameter in teacher.parameters()), ours)
 
 
 def _settings_of_others(args: TrainingArguments) -> list[str]:

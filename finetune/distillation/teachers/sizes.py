@@ -5,7 +5,7 @@ smaller_teacher(11_616, 30_176)      # "The teacher (11,616 parameters) is small
 
 from __future__ import annotations
 
-ALIKE = 0.8  # of the student's parameters: an adapter and new tokens make it larger than a teacher of its own size
+ALIKE = 0.8  # of the student's parameters: an earlier adapter and new tokens make it larger than a teacher of its own size
 
 
 def smaller_teacher(teacher: int, student: int) -> str:
