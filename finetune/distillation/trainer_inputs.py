@@ -20,8 +20,8 @@ from transformers import TrainingArguments
 from finetune import registry
 from finetune.data.in_memory import records, rows_of_file, tokens
 from finetune.distillation.objectives import Objective
+from finetune.distillation.pair_checks import smaller_teacher
 from finetune.distillation.teachers.itself import SelfTeacher
-from finetune.distillation.teachers.sizes import smaller_teacher
 from finetune.distillation.teachers.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder
@@ -31,7 +31,7 @@ from finetune.models.location import locate
 from finetune.recipe import Recipe
 from finetune.recipe.distillation_settings import DistillationSpec
 from finetune.runtime import RuntimeOptions
-from finetune.training.head import causal_lm, check_causal
+from finetune.training.head import check_causal
 
 
 def checked(settings: Mapping[str, Any]) -> DistillationSpec:
@@ -91,10 +91,7 @@ def check_correct(correct: float, teachers: Sequence[Teacher]) -> None:
 
 
 def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_init: Any) -> None:
-    """Raises RecipeError for what cannot be a model or the arguments of a Trainer, ModelError for a model that does not continue text.
-
-    Warns of a teacher that is smaller than the model, and of arguments that have no effect.
-    """
+    """Raises RecipeError for what cannot be a model or the arguments of a Trainer, ModelError for a model that does not continue text."""
     if model is None and model_init is None:
         raise RecipeError("There is no model to train.", hint="Pass model=, a model or the name of one.")
     for name, given in (("model", model), *(("teacher_model", teacher) for teacher in teacher_models)):
@@ -102,22 +99,17 @@ def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_i
             raise RecipeError(f"{name} is of type {type(given).__name__}.", hint="Pass a model, or the name of one.")
         if isinstance(given, torch.nn.Module):
             check_causal(given)
-    for teacher in teacher_models:
-        if isinstance(teacher, torch.nn.Module) and model is not None and (said := _smaller(teacher, model)):
-            warnings.warn(said, stacklevel=3)
     if args is not None and not isinstance(args, TrainingArguments):
         raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')
     if args is not None and (others := _settings_of_others(args)):
         warnings.warn(f"{type(args).__name__} sets what has no effect here: {', '.join(others)}.", stacklevel=3)
 
 
-def _smaller(teacher: torch.nn.Module, student: torch.nn.Module) -> str:
-    """What to say of the two sizes, without a new adapter; several weights of a quantised teacher are one number, so nothing of that."""
-    if getattr(causal_lm(teacher), "quantization_method", None):
-        return ""
-    adapts = hasattr(student, "peft_config")
-    ours = sum(parameter.numel() for parameter in student.parameters() if not (adapts and parameter.requires_grad))
-    return smaller_teacher(sum(parameter.numel() for parameter in teacher.parameters()), ours)
+def warn_of_smaller(teachers: Sequence[Any], student: Any) -> None:
+    """Warns where a teacher is smaller than its student; a run says it by itself."""
+    for teacher in teachers:
+        if isinstance(teacher, torch.nn.Module) and student is not None and (said := smaller_teacher(teacher, student)):
+            warnings.warn(said, stacklevel=3)
 
 
 def _settings_of_others(args: TrainingArguments) -> list[str]:

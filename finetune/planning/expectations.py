@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from finetune.benchmark.names import FEWEST_ROWS, of_only, share
 from finetune.distillation.rounds import gentle_rounds
-from finetune.distillation.teachers.sizes import smaller_teacher
+from finetune.distillation.teachers.sizes import swapped
 from finetune.formatting import counted
 from finetune.models.facts import describe
 from finetune.planning.practice import likely_cut
@@ -82,7 +82,7 @@ def _swapped(context: RunContext) -> str | None:
     if not context.has_other_teacher or context.student_is_made:
         return None
     teacher = min(describe(each).parameters for each in context.teachers_located)
-    return smaller_teacher(teacher, describe(context.located).parameters)
+    return swapped(teacher, describe(context.located).parameters)
 
 
 def _cut(context: RunContext) -> str | None:
