@@ -8,15 +8,19 @@ The rule. Of the teacher's ROUGE-L (of its right answers, where these were count
 its perplexity is at most 1.5 times the teacher's. One that keeps less than 50 %, or whose perplexity is more than 3 times the teacher's, is
 not usable. Between the two it is weak. Where only one of the two was measured, that one decides; the lower of both decides otherwise,
 because a student can know the text and yet answer nonsense. Shares and ratios are judged as they are shown, rounded.
+
+By a bad teacher nobody can be judged: one that scores no more than the same answer to everything would, or is no better than the student
+was before training.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.benchmark.names import FEWEST_ROWS, NAMES, independent, number, retained, share
+from finetune.benchmark.names import FEWEST_ROWS, LOWER_IS_BETTER, NAMES, independent, number, retained, share
 
 METRICS = {"rougeL": "ROUGE-L", "accuracy": "right answers", "last_number": "right numbers"}  # the first that is known
 METRICS |= {"json_fields": "right fields", "exact_match": "exact matches"}
@@ -24,13 +28,13 @@ WORDS = ("not usable", "weak", "usable")
 KEPT = (50, 80)  # percent of the teacher's answers: from here on it is weak, usable
 TIMES = (3.0, 1.5)  # the teacher's perplexity: up to here it is weak, usable
 MOST_KEPT = 1.5  # a larger share says more about the teacher
-UNJUDGED = "too few rows to judge"
+UNJUDGED, WEAK_TEACHER = "too few rows to judge", "weak teacher"
 COSTS = (("size", "size", "parameters"), ("speed", "speed", "tokens_per_second"), ("memory", "speed", "peak_memory_bytes"))
 
 
 @dataclass(frozen=True)
 class StudentVerdict:
-    """`word` is one of WORDS or UNJUDGED; `costs` is empty if nothing was measured of both models."""
+    """`word` is one of WORDS, UNJUDGED or WEAK_TEACHER; `costs` is empty if nothing was measured of both models."""
 
     word: str
     sentence: str
@@ -53,12 +57,30 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
     word = WORDS[min(known)] if rows >= FEWEST_ROWS else UNJUDGED
     beside = f"its perplexity is {times:.1f} times its teacher's" if times is not None else ""
     if kept is None:
-        what = f"{beside[:1].upper()}{beside[1:]}" if times and times > 1 else "It predicts the text as well as its teacher"
+        better = ((scores.get("against_teacher") or {}).get("perplexity") or {}).get("verdict") == "better"
+        alike = f"It predicts the text {'better than' if better else 'as well as'} its teacher"
+        what = f"{beside[:1].upper()}{beside[1:]}" if times and times > 1 else alike
     else:
         what = _answers(metric, kept, scores)
         if by_text is not None and by_answers is not None and by_text < by_answers:
             what = f"{what}, but {beside}"
+    if word in WORDS[1:] and (no_better := _teacher_is_no_better(scores)):
+        word, what = WEAK_TEACHER, f"{what}; its teacher is no better than {no_better}"
     return StudentVerdict(word, f"{what}: {_judged(word, rows)}.", " ".join(_costs(scores)))
+
+
+def _teacher_is_no_better(scores: Mapping[str, Any]) -> str:
+    """What its teacher is no better than, and should be; empty where it is."""
+    before, teacher = scores.get("before") or {}, scores["teacher"]
+    metric = next((name for name in METRICS if name in teacher), None)
+    answers = Counter(row["reference"] for row in scores.get("generations") or [])
+    if metric and teacher[metric] <= max(answers.values(), default=0) / max(answers.total(), 1):
+        return "the same answer to everything"
+    judged = [name for name in (metric, "perplexity") if name in before and name in teacher]
+    theirs, ours = ([side[name] * (-1 if name in LOWER_IS_BETTER else 1) for name in judged] for side in (teacher, before))
+    if theirs == ours or any(their > our for their, our in zip(theirs, ours, strict=True)):  # the same where it is its own teacher
+        return ""
+    return "the student was before training"
 
 
 def kept_of(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:

@@ -56,7 +56,9 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+SETTING = re.compile(r"(?:unrecognized arguments: |argument COMMAND: invalid choice: ')([a-z][\w.]*)=")
 MEANT = {  # what people type for a command whose name is not like it
+    "check": "plan",
     "compare": "runs compare",
     "convert": "export",
     "evaluate": "benchmark",
@@ -192,8 +194,10 @@ class Parser(argparse.ArgumentParser):
         from finetune.registry import did_you_mean
 
         hint = f"`{self.prog} --help` lists the options."
-        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-            options = [option for action in self._actions for option in action.option_strings]
+        options = [option for action in self._actions for option in action.option_strings]
+        if "--set" in options and (setting := SETTING.match(message)):
+            message, hint = f"There is no --set before {setting[1]}.", "Each KEY=VALUE needs its own: --set KEY=VALUE --set KEY=VALUE"
+        elif unknown := re.match(r"unrecognized arguments: (\S+)", message):
             message = f"There is no option {unknown[1]} here.{did_you_mean(unknown[1], options)}"
             if not unknown[1].startswith("-"):
                 message = f"{unknown[1]} is one argument too many."
@@ -238,9 +242,8 @@ def parser() -> Parser:
     filled(root, "wizard", WIZARD)
     commands = root.add_subparsers(metavar="COMMAND", parser_class=Parser)
     for command, (does, arguments) in COMMANDS.items():
-        made = commands.add_parser(
-            command, help=does, description=f"{does[:1].upper()}{does[1:]}.", allow_abbrev=False, formatter_class=formatted
-        )
+        said = f"{does[:1].upper()}{does[1:]}{'' if does.endswith('...') else '.'}"
+        made = commands.add_parser(command, help=does, description=said, allow_abbrev=False, formatter_class=formatted)
         filled(made, command, arguments)
     return root
 

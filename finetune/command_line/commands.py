@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,16 +67,24 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     runtime = _runtime(arguments)
     here = look_around(runtime)
     approach = str(changes.get("approach", "fine-tuning"))
-    print(why(here), file=sys.stderr)
+    _tell(why(replace(here, hub=True)))  # whether the Hub is used is said where a model is looked for
     method = changes.get("method", "lora")
     kind = str(method.get("kind", "lora") if isinstance(method, dict) else method)
     found = below(changes)
     if found:
-        print(sentence(found), file=sys.stderr)
+        _tell(sentence(found))
     usual = {**defaults(here, approach, method=kind, fresh_folder=False, itself=is_self(changes.get("teacher"))), **found}
     data = {"dataset": changes["dataset"]} if "dataset" in changes else {}
     recipe = Recipe.from_layers(with_epochs(merge(usual, data)), changes)
     return _execute(recipe, arguments, runtime)
+
+
+def _tell(sentence: str) -> None:
+    """On stderr; broken between words on a terminal, and not for a program."""
+    from finetune.screen.console import people
+
+    console = people(stderr=True)
+    console.print(sentence, soft_wrap=not console.is_terminal)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from finetune.distillation.across_tokenizers.alignment import Share
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.loss import Distillation
 from finetune.distillation.objectives.forward_kl import ForwardKL
+from finetune.distillation.teachers.sizes import swapped
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.formatting import percent
@@ -151,10 +152,18 @@ def _about_tokens(student: nn.Module, teacher: nn.Module, ours: Any, theirs: Any
         )
 
 
+def smaller_teacher(teacher: nn.Module, student: nn.Module) -> str:
+    """What to say of the two sizes, without a new adapter; several weights of a quantised teacher are one number, so nothing of that."""
+    if getattr(causal_lm(teacher), "quantization_method", None):
+        return ""
+    adapts = hasattr(student, "peft_config")
+    ours = sum(parameter.numel() for parameter in student.parameters() if not (adapts and parameter.requires_grad))
+    return swapped(sum(parameter.numel() for parameter in teacher.parameters()), ours)
+
+
 def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
-    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher)]
-    if sizes[1] < sizes[0] and not getattr(causal_lm(teacher), "quantization_method", None):
-        yield Finding("warning", f"The teacher ({sizes[1]:,} parameters) is smaller than the student ({sizes[0]:,}).", "Did you swap them?")
+    if said := smaller_teacher(teacher, student):
+        yield Finding("warning", said)
     longest, context = max(len(row["input_ids"]) for row in rows), context_length(causal_lm(teacher))
     if longest > context:
         yield Finding(

@@ -48,6 +48,7 @@ from finetune.distillation.trainer_inputs import (
     checked,
     known_teachers,
     objective_of,
+    warn_of_smaller,
 )
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
@@ -124,6 +125,8 @@ class DistillationTrainer(OnPolicyTrainer):
         teachers = known_teachers(SelfTeacher.of(model) if teacher_model == SELF else teacher_model, cache, teacher_tokenizer)
         models = [teacher.model for teacher in teachers]
         check_kinds(model=model, teacher_models=models, args=args, model_init=kwargs.get("model_init"))
+        if reporter is None:
+            warn_of_smaller(models, model)
         collates = kwargs.get("data_collator") is not None
         self._as_tokens = partial(as_tokens, tokenizer=kwargs.get("processing_class"), collates=collates)
         for name in ("train_dataset", "eval_dataset"):

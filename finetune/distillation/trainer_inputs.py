@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 from finetune import registry
 from finetune.data.in_memory import records, rows_of_file, tokens
 from finetune.distillation.objectives import Objective
+from finetune.distillation.pair_checks import smaller_teacher
 from finetune.distillation.teachers.itself import SelfTeacher
 from finetune.distillation.teachers.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
@@ -102,6 +103,13 @@ def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_i
         raise RecipeError(f"args is of type {type(args).__name__}.", hint='Pass transformers.TrainingArguments("folder", ...).')
     if args is not None and (others := _settings_of_others(args)):
         warnings.warn(f"{type(args).__name__} sets what has no effect here: {', '.join(others)}.", stacklevel=3)
+
+
+def warn_of_smaller(teachers: Sequence[Any], student: Any) -> None:
+    """Warns where a teacher is smaller than its student; a run says it by itself."""
+    for teacher in teachers:
+        if isinstance(teacher, torch.nn.Module) and student is not None and (said := smaller_teacher(teacher, student)):
+            warnings.warn(said, stacklevel=3)
 
 
 def _settings_of_others(args: TrainingArguments) -> list[str]:

@@ -23,6 +23,7 @@ from finetune.planning.expectations import expectations
 from finetune.planning.features import features_memory, features_notes, kept_bytes
 from finetune.planning.grading import grading
 from finetune.planning.known_caches import known
+from finetune.planning.known_scores import to_answer
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
 from finetune.planning.shards import shards
@@ -358,7 +359,7 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
 def _stages(
     context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, whole_on: str, *, further: bool
 ) -> dict[str, float]:
-    """Matrix products of training over their rate, and two benchmarks on `whole_on`, and one more for each teacher.
+    """Matrix products of training over their rate, and the benchmarks on `whole_on` that no earlier run has made.
 
     `asking` are the operations of the teachers, which all devices share, those of one node where the answers are cached. A `further` round
     adds its student and its training alone, and a teacher only if it runs at every step.
@@ -369,7 +370,7 @@ def _stages(
     # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
     per_token = (4 if footprint.adapter else 6) + (2 if recipe.training.activation_checkpointing is True else 0)
     training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
-    rows = min(recipe.benchmark.rows, report.held_out) * (2 + len(shape.teachers))
+    rows = min(recipe.benchmark.rows, report.held_out) * to_answer(context)
     measuring = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if whole_on == "cpu" else 20)
     measuring += costs_seconds(min(facts.parameters, shape.learning.parameters)) if recipe.benchmark.speed else 0.0
     steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices

@@ -1,5 +1,5 @@
-"""What can be said of a result before the run: a student cut too small to be usable, held-out rows too few to judge by,
-answers longer than a student may write, answers cut off, steps too few to change much.
+"""What can be said of a result before the run: a student cut too small to be usable, a teacher smaller than it, held-out rows too few to
+judge by, answers longer than a student may write, answers cut off, steps too few to change much.
 
 for sentence in expectations(context, [30, 4]):
     ...        # "9 held-out rows ... --set dataset.held_out=0.2"
@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from finetune.benchmark.names import FEWEST_ROWS, of_only, share
 from finetune.distillation.rounds import gentle_rounds
+from finetune.distillation.teachers.sizes import swapped
 from finetune.formatting import counted
 from finetune.models.facts import describe
 from finetune.planning.practice import likely_cut
@@ -33,6 +34,7 @@ def expectations(context: RunContext, depths: Sequence[int]) -> list[str]:
         said
         for said in (
             _too_small(context, depths),
+            _swapped(context),
             _cut(context),
             _few_steps(context),
             _too_few(context),
@@ -73,6 +75,14 @@ def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:
     same = "" if not by_layers or model.from_teacher.layers == last else f" --set model.from_teacher.layers={last}"
     in_rounds = f"get there in rounds (--set distillation.rounds=[{rounds}]{same}), or " if by_layers else ""
     return f"{said}{in_rounds}keep about {keep} (--set model.from_teacher.layers={keep}) and make a smaller one from the result."
+
+
+def _swapped(context: RunContext) -> str | None:
+    """Of teachers that are smaller than the student, the smallest."""
+    if not context.has_other_teacher or context.student_is_made:
+        return None
+    teacher = min(describe(each).parameters for each in context.teachers_located)
+    return swapped(teacher, describe(context.located).parameters)
 
 
 def _cut(context: RunContext) -> str | None:

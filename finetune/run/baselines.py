@@ -7,22 +7,18 @@ before = student_scores(context, student, teacher.one)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune import registry
 from finetune.benchmark.perplexity import answer_losses
-from finetune.benchmark.scoring import Scores, base_key, benchmark_model, chosen_rows, load_base_scores, of_its_texts, save_base_scores
+from finetune.benchmark.scoring import Scores, benchmark_model, chosen_rows, of_its_texts, save_base_scores
 from finetune.benchmark.several_teachers import part, routed
 from finetune.benchmark.teacher_agreement import TeacherStates
 from finetune.data.tokens.system_prompt import TeacherRows
-from finetune.distillation.students import VERSION
 from finetune.distillation.teachers.routes import places_of, teacher_rows
 from finetune.events import Notice
-from finetune.hardware.arithmetic import arithmetic
-from finetune.recipe import StudentSpec
+from finetune.planning.known_scores import key_of, known_scores, student_identity, teacher_identity
 from finetune.run.loading import each_teacher, load_teacher
 from finetune.run_context import RunContext
 from finetune.training.head import head_of
@@ -50,7 +46,7 @@ def base_scores(context: RunContext, load: Callable[[], Any]) -> Scores:
 def student_scores(context: RunContext, student: Any, teacher: Scores) -> Scores:
     """The student's scores before it learns, beside its teacher's; the size of one that is made must be settled."""
     title = "Measuring the student before training"
-    return _once(context, lambda: student, _student_identity(context), context.load_in, "before", title, teacher=teacher.states)
+    return _once(context, lambda: student, student_identity(context), context.load_in, "before", title, teacher=teacher.states)
 
 
 @dataclass(frozen=True)
@@ -100,37 +96,6 @@ def _scores_of(context: RunContext, teacher: Any, number: int) -> Scores:
     return replace(scores, states=states)
 
 
-def teacher_identity(context: RunContext, number: int = 0) -> str:
-    """Which teacher answers: the model, and what it is told."""
-    return "\n".join(filter(None, [context.teachers_located[number].identity, context.recipe.all_teachers[number].system]))
-
-
-def _student_identity(context: RunContext) -> str:
-    """Which student is beside which teachers, before it learns: one that is made is the same whenever it is made alike of the same rows."""
-    recipe, model, quantize = context.recipe, context.rounds[0].recipe.model, context.recipe.distillation.quantize
-    teachers = [each.model_dump(mode="json", exclude={"source"}) for each in recipe.all_teachers]
-    ways = [("students", name) for name, _ in model.from_teacher.amounts()] if isinstance(model, StudentSpec) else []
-    ways += [("grids", name) for name in (quantize.format, quantize.head) if name] if quantize else []
-    parts = {
-        "student": model.model_dump() if isinstance(model, StudentSpec) else context.located.identity,
-        "quantize": quantize and quantize.model_dump(),
-        "made": [VERSION, *(registry.code_of(*way) for way in ways)] if ways else [],
-        "across_tokenizers": recipe.distillation.across_tokenizers,
-        "teachers": [[teacher_identity(context, number), each] for number, each in enumerate(teachers)],
-    }
-    return json.dumps(parts, sort_keys=True)
-
-
-def known_student_scores(context: RunContext) -> Scores | None:
-    """The scores that an earlier run on the same rows has kept of a student before it learned, beside its teachers; or None."""
-    return known_scores(context, _student_identity(context), context.load_in)
-
-
-def known_scores(context: RunContext, identity: str, load_in: str | None) -> Scores | None:
-    """The scores that an earlier run on the same rows has kept of a model, or None."""
-    return load_base_scores(context.runtime, _key(context, identity, load_in))
-
-
 def _once(
     context: RunContext, load: Callable[[], Any], identity: str, load_in: str | None, stage: str, title: str, **options: Any
 ) -> Scores:
@@ -141,12 +106,5 @@ def _once(
     model = load()
     with context.stage(stage, title):
         scores = measure(context, model, stage, **options)
-    save_base_scores(context.runtime, _key(context, identity, load_in), scores)
+    save_base_scores(context.runtime, key_of(context, identity, load_in), scores)
     return scores
-
-
-def _key(context: RunContext, identity: str, load_in: str | None) -> str:
-    recipe = context.recipe
-    # A cache may be shared by several machines, and outlives an upgrade: what answers with other digits has scores of its own.
-    digits = {"device": context.whole_on, "dtype": context.machine.dtype, "load_in": load_in, **arithmetic(context.whole_on)}
-    return base_key(identity, context.data.fingerprint, recipe.benchmark, seed=recipe.seed, digits=digits)

@@ -21,10 +21,10 @@ from finetune.distillation.prepare import DistillationSetup
 from finetune.distillation.teachers.routes import teacher_rows
 from finetune.events import Event, Fanout, Progress
 from finetune.hardware.peak_memory import PeakMemory, release
+from finetune.planning.known_scores import known_scores, known_student_scores, teacher_identity
 from finetune.planning.stages import costs_seconds
 from finetune.recipe import Recipe
 from finetune.run.answer_time import benchmark_seconds
-from finetune.run.baselines import known_scores, known_student_scores, teacher_identity
 from finetune.run.child import Say, answer
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_teacher, load_trial_student
 from finetune.run.result import save_model

@@ -39,6 +39,7 @@ def save_model(context: RunContext, model: Any, folder: RunFolder) -> None:
             parameter.data = parameter.data.to(torch_dtype(context.machine))
     with folder.whole_model(needed=_bytes_to_save(model)) as partial:
         context.method.save(model, partial)
+        (partial / folder.card.name).unlink(missing_ok=True)  # peft's form to fill in; ours comes with the scores
         base = context.base_located if hasattr(model, "peft_config") else None
         report, pad = context.data.report, padding_id(context.tokenizer, model)
         asked: dict[str, Any] = {"chat": report.template == "chat", "template": template_for_others(report.to_dict(), context.tokenizer)}

@@ -143,13 +143,17 @@ def _cost(plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     yield "Time", time
 
 
-def fit_line(chosen: str, needed: Mapping[str, int], free: int) -> str:
-    """What the chosen method needs of the free memory, and one to compare: the one that needs least, or LoRA or full if that is chosen."""
+def fit_line(chosen: str, needed: Mapping[str, int], free: int, *, at_most: bool = False) -> str:
+    """What the chosen method needs of the free memory, and one to compare: the one that needs least, or LoRA or full if that is chosen.
+
+    `at_most` where the numbers are not of the rows themselves but of the longest that are allowed.
+    """
+    most = "up to " if at_most else ""
     verdict = "fits" if needed[chosen] <= free else "does not fit"
     least = min(needed, key=lambda name: needed[name])
     other = least if least != chosen else next((name for name in ("lora", "full") if name in needed and name != chosen), None)
-    line = f"{verdict}: {title('methods', chosen)} {size(needed[chosen])} of {size(free)}"
-    return f"{line}; {title('methods', other)} would need {size(needed[other])}" if other else line
+    line = f"{verdict}: {title('methods', chosen)} {most}{size(needed[chosen])} of {size(free)}"
+    return f"{line}; {title('methods', other)} would need {most}{size(needed[other])}" if other else line
 
 
 def _steps(number: int) -> str:

@@ -35,7 +35,10 @@ class Options:
 
 
 def options(draft: Draft, here: HostInfo) -> Options:
-    """For the longest rows allowed; `needed` is empty for a model whose size is not known before it is downloaded."""
+    """At most, that is for the longest rows allowed and the widest dtype that may be chosen; the review knows both.
+
+    `needed` is empty for a model whose size is not known before it is downloaded.
+    """
     recipe = Recipe.from_layers(draft)
     gpu = uses_gpu(here)
     known: dict[str, Any] = {name: registry.load("methods", name) for name in registry.names("methods")}
@@ -91,10 +94,11 @@ def _no_adapter(recipe: Recipe, method: Any) -> list[str]:
 
 
 def _models(recipe: Recipe, here: HostInfo) -> tuple[ModelFacts | None, ModelFacts | None]:
-    """The model that trains and its teacher, as far as known; a student made from its teacher counts as its teacher does."""
+    """The model that trains and its largest teacher, as far as known; a student made from its teacher counts as its teacher does."""
     try:
         others = [] if recipe.teaches_itself else recipe.all_teachers
-        teacher = next((look_up(each.source, here.runtime) for each in others), None)
+        known = [facts for each in others if (facts := look_up(each.source, here.runtime))]
+        teacher = max(known, key=lambda facts: facts.parameters, default=None)
         return (look_up(recipe.model, here.runtime) if isinstance(recipe.model, str) else teacher), teacher
     except ModelError:
         return None, None  # the review will say what is wrong with it

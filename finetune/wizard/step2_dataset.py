@@ -202,7 +202,8 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
     return _columns(draft, prompter, seen, number)
 
 
-def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
+def _source(draft: Draft, prompter: Prompter, here: HostInfo, number: int = 1) -> Draft:
+    """The dataset; it is asked again where an offered file cannot be read, as one that is typed is."""
     default = get(draft, "dataset.source")
     note = get(draft, "dataset.config") or ("what the teacher learned from" if looks_local(default) else "")
     offered = [Choice(default, strip_control_chars(default), note)] if default not in (BUILT_IN, GENERATED) else []
@@ -214,7 +215,8 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
         Choice(HUB, "A Hugging Face dataset", "search by name" if here.hub else "datasets on this machine"),
         *([Choice(GENERATED, f"No data? {who} writes it", "on a topic of yours")] if who else []),
     ]
-    picked = prompter.select("dataset.source", "Dataset", offered, default=default, more=MORE)
+    key = "dataset.source" if number == 1 else f"dataset.source-{number}"  # each question is its own, for going back
+    picked = prompter.select(key, "Dataset", offered, default=default, more=MORE)
     if picked == default:
         return draft
     if picked == GENERATED:
@@ -233,6 +235,12 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo) -> Draft:
     elif picked == HUB:
         name, config = hub_dataset.ask(prompter, here)
         return ask_field(_fresh(draft, source=name, config=config), prompter, "dataset.split")
+    elif picked != BUILT_IN:
+        with prompter.busy("Reading the data"):
+            problem = _file_problem(picked, here)
+        if problem:
+            prompter.note([("class:warning", problem)])
+            return _source(draft, prompter, here, number + 1)
     return _fresh(draft, source=picked)
 
 

@@ -67,12 +67,13 @@ def _ask_method(prompter: Prompter, known: Mapping[str, Any], usable: list[str],
     field = MethodSpec.model_fields["kind"]
     titles = {name: f"{known[name].title}{' (recommended)' if name == best else ''}" for name in usable}
     refused = [f"Not possible here: {known[name].title} ({reason.rstrip('.')})." for name, reason in found.refused.items()]
+    fits = [_sentence(fit_line(default, found.needed, found.free, at_most=True))] if default in found.needed else []
     return prompter.select(
         "method.kind",
         label("kind", field),
         [Choice(name, titles[name], known[name].summary) for name in usable],
         default=default,
-        help=" ".join([help_of(field), *([_sentence(fit_line(default, found.needed, found.free))] if default in found.needed else [])]),
+        help=" ".join([help_of(field), *fits]),
         more="\n".join([MORE_METHOD, *refused]),
     )
 

@@ -192,13 +192,13 @@ def test_scores_are_kept_for_one_processor_and_one_version_of_the_libraries(tmp_
     from workshop import Workshop
 
     from finetune.hardware import arithmetic
-    from finetune.run import baselines
+    from finetune.planning import known_scores
 
     context = Workshop(tmp_path).tuner(Workshop(tmp_path).layer()).context
-    found = [baselines._key(context, "model", None) for _ in range(2)]
+    found = [known_scores.key_of(context, "model", None) for _ in range(2)]
     assert found[0] == found[1]
     for name, other in (("cpu_name", lambda: "another processor"), ("version", lambda library: "9.9")):
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(arithmetic, name, other)
-            found.append(baselines._key(context, "model", None))
+            found.append(known_scores.key_of(context, "model", None))
     assert len(set(found)) == 3

@@ -285,6 +285,8 @@ def test_ctrl_c_finishes_the_step_saves_and_says_130(shop: Workshop) -> None:
     assert tuner.outcome is not None
     assert tuner.outcome.finished.steps in (3, 4)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "what Ctrl-C did before is restored"
+    assert "adapter_model.safetensors" in names(tuner.folder.output_dir)
+    assert "README.md" not in names(tuner.folder.output_dir), "peft's form, which nobody filled in"
     again = LLMFineTuner.of_run(tuner.folder.output_dir, runtime=shop.runtime).benchmark()
     assert again["after"]["perplexity"] < again["before"]["perplexity"]
 

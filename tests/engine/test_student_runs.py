@@ -13,10 +13,10 @@ from workshop import Workshop, notices, recorded
 
 from finetune.errors import RecipeError
 from finetune.events import Notice
+from finetune.planning import known_scores
+from finetune.planning.known_scores import known_student_scores, to_answer
 from finetune.publish.card import card_of
 from finetune.recipe import Recipe, read_yaml
-from finetune.run import baselines
-from finetune.run.baselines import known_student_scores
 
 REUSED = "Measuring the student before training: reused from an earlier run on the same rows."
 
@@ -77,8 +77,11 @@ def test_another_student_or_another_teacher_beside_it_is_measured_before_trainin
     assert scores[2].parameters > scores[0].parameters
     assert scores[3].values["kl"] != scores[0].values["kl"]
     assert known_student_scores(tuners[0].context) is not None
-    monkeypatch.setattr(baselines, "VERSION", baselines.VERSION + 1)
+    assert to_answer(tuners[0].context) == 1, "the plan counts the result alone"
+    monkeypatch.setattr(known_scores, "VERSION", known_scores.VERSION + 1)
     assert known_student_scores(tuners[0].context) is None, "students are made in another way now"
+    assert to_answer(tuners[0].context) == 2
+    assert to_answer(shop.tuner(shop.layer()).context) == 2, "of a fine-tuning the model before and after"
 
 
 def test_a_rate_that_was_given_stays(shop: Workshop) -> None:

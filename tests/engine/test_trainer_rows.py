@@ -334,3 +334,14 @@ def test_forward_passes_of_several_threads_leave_transformers_as_it_was() -> Non
     assert looks() is not before, "the other still runs"
     other.__exit__(None, None, None)
     assert looks() is before
+
+
+def test_a_teacher_smaller_than_its_student_is_said(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    deep, shallow = (pico("llama", num_hidden_layers=layers) for layers in (3, 1))
+    adapted = peft.get_peft_model(pico("llama", num_hidden_layers=1), peft.LoraConfig(r=256, target_modules=["q_proj"]))
+    for student, teacher in ((deep, shallow), (pico("llama", num_hidden_layers=1), deep), (adapted, shallow)):
+        DistillationTrainer(student, arguments(tmp_path), teacher_model=teacher, train_dataset=ROWS)
+    (said,) = [str(warning.message) for warning in recwarn if "smaller than" in str(warning.message)]
+    assert said.startswith(
+        f"The teacher ({shallow.num_parameters():,} parameters) is smaller than the student ({deep.num_parameters():,})."
+    )

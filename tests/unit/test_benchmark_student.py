@@ -90,3 +90,40 @@ def test_of_too_few_rows_and_without_a_teacher_nothing_is_judged() -> None:
     assert found.sentence.startswith("Keeps 90 % of its teacher: too few rows to judge (4 of ")
     assert verdict_on({"rows": 45, "teacher": None, "after": {"perplexity": 2.0}}) is None
     assert verdict_on({"rows": 45, "teacher": {"other": 1.0}, "after": {"other": 2.0}}) is None
+
+
+REFERENCES = [{"reference": "ham"}] * 60 + [{"reference": "spam"}] * 40
+
+
+@pytest.mark.parametrize(
+    ("before", "more", "word", "said"),
+    [
+        ({"rougeL": 0.5, "perplexity": 9.0}, {}, "weak teacher", "; its teacher is no better than the student was before"),
+        ({"rougeL": 0.6}, {}, "weak teacher", "; its teacher is no better than the student was before training: weak teacher."),
+        ({"rougeL": 0.6, "perplexity": 11.0}, {}, "usable", "110 %]): usable."),
+        ({"rougeL": 0.5, "perplexity": 10.0}, {}, "usable", "110 %]): usable."),  # its own teacher
+        ({}, {"generations": REFERENCES}, "weak teacher", "; its teacher is no better than the same answer to everything: weak teacher."),
+        ({}, {"generations": [{"reference": str(row)} for row in range(100)]}, "usable", "110 %]): usable."),
+    ],
+)
+def test_by_a_bad_teacher_no_student_is_called_usable(before: dict[str, float], more: dict[str, Any], word: str, said: str) -> None:
+    found = verdict_on(scores(1.0, 10.0, before=before, **more))
+    assert found is not None
+    assert found.word == word
+    assert said in found.sentence
+    worse = verdict_on(scores(0.3, 10.0, before=before, **more))
+    assert worse is not None
+    assert worse.word == "not usable"
+
+
+def test_a_student_that_predicts_better_than_its_teacher_is_said_to() -> None:
+    found = verdict_on(scores(None, 5.0, against_teacher={"perplexity": {"verdict": "better"}}))
+    assert found is not None
+    assert found.sentence == "It predicts the text better than its teacher: usable."
+
+
+def test_a_teacher_that_is_never_right_makes_nothing_usable_by_its_text() -> None:
+    never = {"teacher": {"rougeL": 0.0, "perplexity": 10.0}, "after": {"rougeL": 0.0, "perplexity": 10.0}}
+    found = verdict_on(scores(None, 10.0) | never)
+    assert found is not None
+    assert found.word == "weak teacher"

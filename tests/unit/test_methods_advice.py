@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from finetune import registry
+from finetune.formatting import size
 from finetune.hardware.machine import Glance
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.runtime import RuntimeOptions
@@ -71,7 +72,7 @@ def test_the_wizard_proposes_what_fits(method: str, tmp_path: Path) -> None:
     free = 1.01 * needed[method] / GB
     found = options(draft, machine(free, tmp_path))
     assert step3_config.ask(draft, prompter, machine(free, tmp_path))["method"]["kind"] == method
-    assert fit_line(method, found.needed, found.free)[1:] in prompter.help
+    assert f"its: {registry.title('methods', method)} up to {size(found.needed[method])} of " in prompter.help
 
 
 def test_on_a_gpu_only_what_nobody_else_has_taken_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,3 +122,13 @@ def test_parts_of_objects_and_columns_beside_an_empty_one_can_be_chosen(row: dic
     columns = asked(enter_all_the_way(dataset__source="a file", dataset__file="rows.jsonl")).dataset.columns
     assert columns is not None
     assert (columns.prompt, columns.completion) == named
+
+
+def test_an_offered_file_that_cannot_be_read_is_told_at_once_and_the_dataset_asked_again() -> None:
+    Path("broken.jsonl").write_text("{\n")
+    Path("also.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 9)
+    prompter = Listening({"dataset.source": "broken.jsonl", "dataset.source-2": "also.jsonl"})
+    assert asked(prompter).dataset.source == "also.jsonl"
+    keys = [key for key in prompter.asked if key.startswith("dataset.")]
+    assert keys[:3] == ["dataset.source", "dataset.source-2", "dataset.reading"]
+    assert any(sentence.startswith("broken.jsonl: no row can be used") for sentence in prompter.shown)

@@ -42,7 +42,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
                     else:
                         yield Row(with_names(values, names), file.name, number)
     except (pa.ArrowException, OSError) as error:
-        raise BadRow(f"{file.name} cannot be read as {file.suffix}: {reason(error)}", hint=HINT) from None
+        raise BadRow(f"{file.name} cannot be read as {file.suffix}: {reason(error)}.", hint=HINT) from None
 
 
 def _batches(file: DataFile) -> Iterator[pa.RecordBatch]:

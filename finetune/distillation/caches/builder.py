@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import safetensors.torch
 from torch import Tensor, nn
@@ -49,6 +49,19 @@ SHARD_BYTES = 64 * 2**20
 NO_ROOM_HINT = "use fewer samples, or cache: none"
 
 
+class CacheOptions(TypedDict, total=False):
+    """Keywords of `build_cache`, each of which may be left out."""
+
+    student_head: Head | None  # kind "gradient" needs it, and the temperature
+    temperature: float | None
+    vocabulary: int | None  # how many leading ids teacher and student share; else all of the teacher's
+    margins: bool  # with those of the teacher over the labels (teachers/correction.py)
+    compared: Compared | None  # the internal states that terms compare
+    teacher_identity: str | None  # stands for the teacher's exact weights, and for its reading
+    reading: Reading | None  # of a teacher with another tokenizer
+    shard_bytes: int | None
+
+
 def cache_key(
     kind: str,
     teacher: str,
@@ -78,9 +91,9 @@ def build_cache(
     *,
     reporter: Reporter | None = None,
     others: Callable[[], None] | None = None,
-    **asked: Any,
+    **asked: Unpack[CacheOptions],
 ) -> TeacherCache:
-    """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it; `asked` is what `_ModelCacheWriter` takes.
+    """Write the missing shards of a cache for `dataset` (input_ids, labels) and open it; more keywords: CacheOptions.
 
     `others` has other processes call `write_share`; it is called where several shards are missing. Raises DiskFull with the bytes needed
     if the disk has no room, TrainingError if no token is supervised.
@@ -133,9 +146,9 @@ def _filled(writer: CacheWriter, folder: Path, reporter: Reporter, others: Calla
 
 
 def write_share(
-    kind: str, teacher: nn.Module, dataset: Any, folder: Path, share: tuple[int, int], *, reporter: Reporter, **more: Any
+    kind: str, teacher: nn.Module, dataset: Any, folder: Path, share: tuple[int, int], *, reporter: Reporter, **more: Unpack[CacheOptions]
 ) -> None:
-    """Write every n-th of the shards that index.json does not name, from the k-th on, where `share` is (k, n); `more` as for `build_cache`.
+    """Write every n-th of the shards that index.json does not name, from the k-th on, where `share` is (k, n).
 
     Finished ones stand in an index of this process. Raises TrainingError where that folder is for another teacher or other rows.
     """
@@ -237,12 +250,7 @@ class CacheWriter:
 
 
 class _ModelCacheWriter(CacheWriter):
-    """The writer for a model on this machine.
-
-    `vocabulary` is how many leading ids teacher and student share (default: the teacher's); with `margins` the cache has those of the
-    teacher over the labels (finetune/distillation/teachers/correction.py), and with `compared` the internal states that terms compare.
-    `reading` is that of a teacher with another tokenizer; a `teacher_identity` stands for the reading too.
-    """
+    """The writer for a model on this machine, with CacheOptions as its keywords."""
 
     def __init__(
         self,
