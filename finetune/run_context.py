@@ -82,11 +82,6 @@ class RunContext:
         return "steps" if self.recipe.training.evaluates else None
 
     @property
-    def head_settled(self) -> bool:
-        """Whether the head is what it will be before the training: the teacher's, or rounded for good."""
-        return self.student_is_made or self.recipe.distillation.quantize is not None
-
-    @property
     def load_in(self) -> str | None:
         """How the method wants the model loaded: None, "8bit" or "4bit"."""
         loaded: str | None = self.method.load_in(self.recipe.method)

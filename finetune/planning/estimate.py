@@ -322,7 +322,7 @@ def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]
         dtype = torch.float32 if bytes_each == 4 else torch.bfloat16
         return Head(torch.empty(facts.vocabulary, facts.hidden, dtype=dtype, device="meta").requires_grad_(trains))
 
-    frozen = context.method.keeps_head(recipe.method, head_settled=context.head_settled)
+    frozen = context.method.keeps_head(recipe.method, head_settled=context.recipe.head_settled)
     full = not context.method.footprint(recipe.method).adapter  # which keeps the student's head in float32
     student = head(shape.model, 4 if full else narrow, not frozen)
     spec = recipe.distillation

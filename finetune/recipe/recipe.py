@@ -142,6 +142,11 @@ class Recipe(Spec):
         return self.approach == "distillation" and self.teacher is not None and self.teacher.is_self
 
     @property
+    def head_settled(self) -> bool:
+        """Whether the head is what it will be before the training: the teacher's, or rounded for good."""
+        return isinstance(self.model, StudentSpec) or self.distillation.quantize is not None
+
+    @property
     def main_teacher(self) -> int:
         """Of several teachers the number of the one that a student is set beside: the heaviest, or the first."""
         weights = [1.0 if each.weight is None else each.weight for each in self.teachers or []]

@@ -39,7 +39,7 @@ def check_models(context: RunContext) -> None:
     from finetune.planning.shape import shapes_of
 
     others = [each.pinned for each in context.teachers_located] if context.has_other_teacher else []
-    if not context.head_settled and context.located.pinned in others:  # in few bits a model may imitate itself
+    if not context.recipe.head_settled and context.located.pinned in others:  # in few bits a model may imitate itself
         raise RecipeError(
             f"Teacher and student are the same model, {context.located.name}.",
             hint="Make a smaller one from it: --set model.from_teacher.layers=0.67, or keep it close to itself: --set teacher=self",

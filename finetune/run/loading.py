@@ -161,7 +161,8 @@ def attach_method(context: RunContext, model: Any) -> Any:
     tokens = tuple(new_tokens_of(context.tokenizer))
     make = method.go_on if context.earlier else method.attach
     inventory = Inventory.of(model.get_base_model() if context.earlier else model)
-    attached = make(model, spec, MethodContext(steps, seed=context.recipe.seed, head_settled=context.head_settled, new_tokens=tokens))
+    recipe = context.recipe
+    attached = make(model, spec, MethodContext(steps, seed=recipe.seed, head_settled=recipe.head_settled, new_tokens=tokens))
     parameters, learn, machine = parameters_of(attached), trainable(attached), context.machine
     role = "student" if context.distils else "model"
     context.reporter.report(

@@ -19,7 +19,7 @@ from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec, TeacherSpec
 from finetune.recipe.task_settings import task_words
 from finetune.recipe.teacher_settings import OneTeacherSpec, grading_words, host_of, part_of
-from finetune.registry import title
+from finetune.registry import load, title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about, briefly
@@ -81,6 +81,9 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     trained, share = count(plan.trainable_parameters), plan.trainable_parameters / plan.parameters
     method = title("methods", recipe.method.kind)
     yield "Method", f"{method}: {trained} of {count(plan.parameters)} parameters are trained ({100 * share:.1f} %)"
+    known = load("methods", recipe.method.kind)
+    if not known.footprint(recipe.method).adapter and known.keeps_head(recipe.method, head_settled=recipe.head_settled):
+        yield "", "all but the embeddings and the head, which stay as they are"
     if 0 < plan.linear_share < 1:
         yield "", f"{percent(plan.linear_share, 1)} of the weights in linear layers learn"
     yield "", Text(fit_line(recipe.method.kind, plan.methods, plan.free_memory), style="quiet")

@@ -110,7 +110,13 @@ def test_distillation_from_the_first_question_to_the_student_beside_its_teacher(
         ):
             answer(terminal, question)
         terminal.wait_for("? Ready?", RUN_SECONDS)
-        for fact in ("Teacher", "made from the teacher with 2 of its layers", "Cache", "./distilled_model"):
+        for fact in (
+            "Teacher",
+            "made from the teacher with 2 of its layers",
+            "all but the embeddings and the head",
+            "Cache",
+            "./distilled_model",
+        ):
             terminal.wait_for(fact)
         terminal.press(ENTER)
         terminal.wait_for("STEP 6", RUN_SECONDS)
