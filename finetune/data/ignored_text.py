@@ -14,7 +14,7 @@ from typing import Any
 from finetune.data.formats import Format
 from finetune.data.formats.cells import Message
 from finetune.data.json_values import Number
-from finetune.data.rows import too_many_columns
+from finetune.data.rows import AFTER, too_many_columns
 from finetune.foreign import COLUMNS
 from finetune.formatting import counted, percent
 
@@ -48,8 +48,10 @@ class IgnoredText:
                 if not any(value == turn["content"] for turn in messages):  # in two columns, so not lost
                     self.characters[column] += characters_in(value)
         if self.inside is not None:
+            answered = messages[-1]["role"] == "assistant"  # maybe by an answer that is yet to come
             for name, value in self.inside(values):
-                self.characters[name] += characters_in(value)
+                if not (answered and name.endswith(AFTER)):
+                    self.characters[name] += characters_in(value)
 
     def shares(self) -> dict[str, float]:
         """Of all characters of text in the rows, most first; columns without text are left out."""

@@ -110,6 +110,8 @@ class RowReader:
         if self.prompts and isinstance(self.format, Messages):
             row = _with_answer(row, self.format.messages)
         messages = self.format.to_messages(row)
+        if self.prompts and isinstance(self.format, Rendered) and messages[-1]["role"] == "user":
+            messages.append({"role": "assistant", "content": TO_COME})
         check_text(messages)
         record: Record = {"messages": messages}
         marked = any(turn.get("learn") is False for turn in messages)

@@ -169,6 +169,7 @@ NO_UNICODE, A_LIST = "not valid Unicode", "has a list, not text"
 OLDER_PAGES = ", such as cp850 or cp866 (DOS) or mac_roman (older Macs)"
 ROLES_KNOWN = "known are system, user, assistant and tool"
 NO_CHAT = "is not a chat in the format of the other rows"
+AFTER = "after the last answer"
 
 
 def _way_out(reason: str) -> str:

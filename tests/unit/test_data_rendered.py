@@ -119,9 +119,9 @@ def turns(*texts: str, system: str | None = None) -> list[dict[str, str]]:
     return said if system is None else [{"role": "system", "content": system}, *said]
 
 
-def read(tmp_path: Path, texts: list[str], **spec: Any) -> Rows:
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return read_rows(DatasetSpec(source=str(tmp_path / "a.jsonl"), **spec), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+def read(tmp_path: Path, texts: list[str], **beside: Any) -> Rows:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text, **beside}) + "\n" for text in texts), encoding="utf-8")
+    return read_rows(DatasetSpec(source=str(tmp_path / "a.jsonl")), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
 
 
 @pytest.mark.parametrize("kind", CHATS)
@@ -132,7 +132,7 @@ def test_a_chat_with_markers_becomes_its_turns_without_them(kind: str) -> None:
     assert found.to_messages({"text": text}) == learned
     note = str(getattr(found, "note", ""))
     assert f"({style})" in note
-    assert note.endswith("To learn the text as it is: --set dataset.columns.text=text")
+    assert note.endswith("To learn the text as it is, markers included: --set dataset.columns.text=text")
     assert chat(text) == learned
     named = detect(["text"], [{"text": text}], ColumnsSpec(text="text"), "a.jsonl")
     assert named.to_messages({"text": text}) == [{"role": "text", "content": text}]
@@ -143,6 +143,12 @@ def test_an_input_of_alpaca_follows_its_instruction_as_it_does_in_columns() -> N
     longer = text.replace("task.", "task, paired with an input that provides further context.")
     assert chat(longer.format("1 2")) == turns("Add.\n\n1 2", "    3")
     assert chat(text.format("")) == turns("Add.", "    3")
+
+
+def test_what_follows_the_introduction_of_alpaca_is_the_system_text() -> None:
+    own = ALPACA.replace(". W", ". \nW")
+    text = f"{own} \nThink first.\n\n### Instruction:\nHi\n\n### Response:\nHello!"
+    assert chat(text) == turns("Hi", "Hello!", system="Think first.")
 
 
 def test_blanks_inside_end_tokens_are_of_the_turn() -> None:
@@ -162,6 +168,7 @@ TEXTS = {
     "a program": 'PROMPT = """Answer.\n\n### Instruction:\n{}\n\n### Response:\n{}"""\nprint(PROMPT)',
     "a program with control tokens": 'ASKED = "<|im_start|>user\\nHi<|im_end|>"\nprint("<|im_start|>assistant\\n")',
     "a call of a template": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>tool\nx<|im_end|>\n<|im_start|>assistant\nOk<|im_end|>",
+    "calls of Mistral": '[INST] Hi[/INST] [TOOL_CALLS] [{"name": "f"}]</s>[TOOL_RESULTS] {"content": 1}[/TOOL_RESULTS] It is 1.</s>',
     "words after an end": "<|im_start|>user\nHi<|im_end|> there\n<|im_start|>assistant\nOk<|im_end|>",
     "a screenplay": "INT. OFFICE\n\nThe USER: a man of forty. He looks at the ASSISTANT: a robot.",
     "a log": "12:01 User: ann logged in\n12:02 Assistant: started\n12:03 User: bob logged in",
@@ -193,6 +200,27 @@ def test_a_question_without_an_answer_at_the_end_is_named_as_ignored(tmp_path: P
     rows = read(tmp_path, [f"### Human: Hi {n}### Assistant: Hello### Human: Thanks." for n in range(3)])
     assert rows.dataset[0]["messages"][-1]["content"] == "Thanks."
     assert any(note.startswith("Column `text after the last answer` (") for note in rows.facts.notes)
+
+
+@pytest.mark.parametrize("asked_in", ["text", "messages"])
+def test_where_a_teacher_answers_it_answers_the_last_question_and_nothing_is_ignored(tmp_path: Path, asked_in: str) -> None:
+    asked = {"text": "### Human: Hi### Assistant: Hello### Human: Why?", "messages": turns("Hi", "Hello", "Why?")}
+    (tmp_path / "a.jsonl").write_text(json.dumps({asked_in: asked[asked_in]}) + "\n", encoding="utf-8")
+    spec, runtime = DatasetSpec(source=str(tmp_path / "a.jsonl")), RuntimeOptions(cache_dir=tmp_path / "cache")
+    rows = read_rows(spec, runtime, Recorder(), prompts=True)
+    assert [turn["content"] for turn in rows.dataset[0]["messages"]] == ["Hi", "Hello", "Why?", "?"]
+    assert not any("is ignored" in note for note in rows.facts.notes)
+
+
+def test_blank_texts_among_chats_are_left_out_as_they_are_among_texts(tmp_path: Path) -> None:
+    facts = read(tmp_path, ["### Human: Hi### Assistant: Hello", " \n"] * 3, id=1).facts
+    assert (facts.format, facts.usable, facts.blank, facts.skipped) == ("rendered", 3, 3, 0)
+
+
+def test_the_label_of_a_chat_is_learned_as_that_of_any_text() -> None:
+    rows = [{"text": f"User: Hi {n}\nAssistant: Hello", "label": ("safe", "rude")[n % 2]} for n in range(8)]
+    found = detect(["text", "label"], rows, None, "a.jsonl")
+    assert found.to_messages(rows[1]) == turns(rows[1]["text"], "rude")
 
 
 def test_a_chosen_text_in_any_format_is_a_conversation() -> None:

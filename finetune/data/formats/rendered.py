@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from finetune.data.formats.cells import Message, as_text, find_column, is_blank, is_empty, joined
-from finetune.data.formats.text import NAMES, SHOWN
-from finetune.data.rows import NO_CHAT, RowProblem
+from finetune.data.formats.prompt_completion import PromptCompletion
+from finetune.data.formats.text import NAMES, SHOWN, Text
+from finetune.data.rows import AFTER, NO_CHAT, RowProblem
 from finetune.system.shell import quoted
 
 BEGINS = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>", "<｜begin▁of▁sentence｜>")  # of a text
@@ -24,10 +25,16 @@ PREAMBLE = re.compile(r"[^#`{}=]{1,2000}")  # before the first marker; not a pag
 SENTENCE_ENDS = (".", "!", "?", ":", "。")
 FIRST = 2100  # characters in which the first marker begins
 MANY = 0.95  # of the sampled rows are chats, or their column is plain text
-FOLLOWS = {"system": ("",), "user": ("", "system", "assistant"), "input": ("user",), "assistant": ("user", "input")}  # who may speak before
+FOLLOWS: dict[str, tuple[str, ...]] = {  # who may speak before
+    "system": ("",),
+    "user": ("", "system", "assistant"),
+    "input": ("user",),
+    "assistant": ("user", "input"),
+    "tool": (),  # calls and results are not read
+}
 CHATS = (
-    "Column `{column}` has chats with markers ({style}). They are read as turns and written anew as the model expects chats; only the "
-    "answers are learned. To learn the text as it is: --set {named}"
+    "Column `{column}` has chats with markers ({style}). They are read as turns, and written anew as the model expects chats. "
+    "To learn the text as it is, markers included: --set {named}"
 )
 
 
@@ -122,6 +129,7 @@ STYLES = (
             ("system", rf"\[SYSTEM_PROMPT\]{BLANKS}"),
             ("user", rf"<</SYS>>{BLANKS}"),
             ("assistant", rf"\[/INST\]{BLANKS}"),
+            ("tool", r"\[(?:AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"),
         ),
     ),
     Style("DeepSeek", by("<｜{}｜>", user="User", assistant="Assistant"), ends=("<｜end▁of▁sentence｜>",), preamble=True),
@@ -129,7 +137,7 @@ STYLES = (
         "Alpaca",
         tuple((role, rf"^### {name}:{BLANKS}") for role, name in (("user", "Instruction"), ("input", "Input"), ("assistant", "Response"))),
         preamble=True,
-        own=r"Below is an instruction that describes a task[^\n.]{0,80}\.\s{0,2}Write a response that appropriately [a-z ]{1,30}\.",
+        own=r"Below is an instruction that describes a task[^\n.]{0,80}\.\s{0,2}Write a response that appropriately [a-z ]{1,30}\.\s{0,9}",
     ),
     Style("Guanaco", by(rf"### {{}}:{BLANKS}", user="Human", assistant="Assistant", system="System"), preamble=True),
     Style(
@@ -159,6 +167,8 @@ class Rendered:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Rendered | None:
+        if isinstance(Text.matches(columns, sample), PromptCompletion):
+            return None  # chats beside their labels
         named = find_column(columns, *NAMES)
         for column in columns if named is None else [named]:
             if style := style_of([row[column] for row in sample if not is_empty(row.get(column))]):
@@ -166,9 +176,12 @@ class Rendered:
         return None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        """The turns; raises RowProblem for a text that is no chat in the style of the others."""
+        """The turns; raises RowProblem for a text that is no chat in the style of the others. Blank text is left out, as elsewhere."""
         column = self.columns[0]
-        if not (messages := self.style.turns(as_text(row.get(column), column))):
+        text = as_text(row.get(column), column)
+        if is_empty(text):
+            return [{"role": "text", "content": text}]
+        if not (messages := self.style.turns(text)):
             raise RowProblem(f"column {column} {NO_CHAT}")
         return messages
 
@@ -176,7 +189,7 @@ class Rendered:
         """What follows the last answer."""
         messages = self.to_messages(row)
         if messages[-1]["role"] == "user":
-            yield f"{self.columns[0]} after the last answer", messages[-1]["content"]
+            yield f"{self.columns[0]} {AFTER}", messages[-1]["content"]
 
 
 def style_of(cells: Sequence[Any]) -> Style | None:

@@ -19,7 +19,7 @@ from finetune.data.formats.parts import Said, is_result, read_parts
 from finetune.data.formats.tools import is_nothing, read_calls, result_text
 from finetune.data.formats.tree import REST, branch, is_tree, others
 from finetune.data.json_values import parsed
-from finetune.data.rows import ROLES_KNOWN, RowProblem
+from finetune.data.rows import AFTER, ROLES_KNOWN, RowProblem
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "llm", "bing", "bard", "claude"), "assistant")
@@ -180,7 +180,7 @@ def left_out(value: Any, column: str) -> Iterator[tuple[str, Any]]:
             role = "assistant" if _pair(turn) else role_of(turn)
             answered = answered or role in ("assistant", "call")
             if not answered:
-                yield f"{column} after the last answer", _first(turn, TEXT)[1]
+                yield f"{column} {AFTER}", _first(turn, TEXT)[1]
             read = _read_fields(turn, role)
             yield from ((f"{column}.{name}", inner) for name, inner in turn.items() if name not in read and not flags.is_flag(name))
 
