@@ -169,6 +169,7 @@ TEXTS = {
     "a program with control tokens": 'ASKED = "<|im_start|>user\\nHi<|im_end|>"\nprint("<|im_start|>assistant\\n")',
     "a call of a template": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>tool\nx<|im_end|>\n<|im_start|>assistant\nOk<|im_end|>",
     "calls of Mistral": '[INST] Hi[/INST] [TOOL_CALLS] [{"name": "f"}]</s>[TOOL_RESULTS] {"content": 1}[/TOOL_RESULTS] It is 1.</s>',
+    "an answer that quotes markers": "<|user|>\nHow?</s>\n<|assistant|>\nSo:\n<|user|>\nHi\n<|assistant|>\n</s>",
     "words after an end": "<|im_start|>user\nHi<|im_end|> there\n<|im_start|>assistant\nOk<|im_end|>",
     "a screenplay": "INT. OFFICE\n\nThe USER: a man of forty. He looks at the ASSISTANT: a robot.",
     "a log": "12:01 User: ann logged in\n12:02 Assistant: started\n12:03 User: bob logged in",

@@ -67,9 +67,11 @@ class Style:
             return []
         preamble = self._without_own(text[: found.start()].rstrip())
         messages: list[Message] = [{"role": "system", "content": preamble}] if preamble else []
-        before, marks = "", [*self.marker.finditer(text)]
+        before, marks, closed = "", [*self.marker.finditer(text)], any(end in text for end in self.ends)
         for mark, after in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=True):
-            role, said = self.markers[(mark.lastindex or 1) - 1][0], self._said(text[mark.end() : after])
+            role = self.markers[(mark.lastindex or 1) - 1][0]
+            to_end = closed and role == "assistant" and after < len(text)  # or it quotes the next marker
+            said = self._said(text[mark.end() : after], to_end=to_end)
             if said is None or before not in FOLLOWS[role] or (role == "system" and messages):
                 return []
             if role == "input":
@@ -93,15 +95,15 @@ class Style:
     def _without_own(self, system: str) -> str:
         return re.sub(rf"\A(?:{self.own})", "", system)
 
-    def _said(self, text: str) -> str | None:
-        """A turn without the tokens that end it; None if there is one inside."""
+    def _said(self, text: str, *, to_end: bool) -> str | None:
+        """A turn without the tokens that end it; None if there is one inside, or it is `to_end` with one and does not."""
         whole, ended = text.rstrip(), False
         for ends in (ENDS, self.ends):  # one may end the text behind the turn
             if end := next((end for end in ends if whole.endswith(end)), None):
-                text, ended = whole[: -len(end)], True
+                text, ended = whole[: -len(end)], end in self.ends
                 whole = text.rstrip()
-        said = text if ended and self.ends else whole
-        return None if any(end in said for end in self.ends) else said
+        said = text if ended else whole
+        return None if (to_end and not ended) or any(end in said for end in self.ends) else said
 
 
 def by(marker: str, *, user: str = "user", assistant: str = "assistant", system: str = "system") -> tuple[tuple[str, str], ...]:
