@@ -57,7 +57,7 @@ class RowReader:
             chosen = ColumnsSpec(text=alone)
         self.chosen = chosen
         self.format = formats.detect(self.all_columns, sample, chosen, where)
-        if not chats and isinstance(self.format, Rendered):
+        if not (chats or chosen) and isinstance(self.format, Rendered):
             self.chosen = ColumnsSpec(text=self.format.columns[0])
             self.format = formats.detect(self.all_columns, sample, self.chosen, where)
         self.marks = Marks.find(self.all_columns, sample, self.format.name, self.format.columns, named=chosen is not None)

@@ -175,7 +175,7 @@ class ColumnsSpec(Spec):
     text: str | None = Field(None, description="Column with plain text; the model learns all of it.")
     prompt: str | None = Field(None, description="Column with the prompt.")
     completion: str | None = Field(None, description="Column with the answer that the model learns.")
-    messages: str | None = Field(None, description="Column with a list of chat messages.")
+    messages: str | None = Field(None, description="Column with chats: lists of messages, or texts with markers.")
 
     @model_validator(mode="after")
     def _one_shape(self) -> ColumnsSpec:

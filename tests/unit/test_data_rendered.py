@@ -218,10 +218,12 @@ def test_blank_texts_among_chats_are_left_out_as_they_are_among_texts(tmp_path: 
     assert (facts.format, facts.usable, facts.blank, facts.skipped) == ("rendered", 3, 3, 0)
 
 
-def test_the_label_of_a_chat_is_learned_as_that_of_any_text() -> None:
+def test_the_label_of_a_chat_is_learned_as_that_of_any_text_unless_the_chats_are_named() -> None:
     rows = [{"text": f"User: Hi {n}\nAssistant: Hello", "label": ("safe", "rude")[n % 2]} for n in range(8)]
     found = detect(["text", "label"], rows, None, "a.jsonl")
     assert found.to_messages(rows[1]) == turns(rows[1]["text"], "rude")
+    named = detect(["text", "label"], rows, ColumnsSpec(messages="text"), "a.jsonl")
+    assert named.to_messages(rows[1]) == turns("Hi 1", "Hello")
 
 
 def test_a_chosen_text_in_any_format_is_a_conversation() -> None:

@@ -35,6 +35,7 @@ from finetune.data.formats.exports import IN_ONE_ROW, what_it_is
 from finetune.data.formats.marks import judgement
 from finetune.data.formats.messages import Messages
 from finetune.data.formats.prompt_completion import PAIRS, PromptCompletion
+from finetune.data.formats.rendered import Rendered
 from finetune.data.formats.text import NAMES as TEXT_NAMES
 from finetune.data.formats.text import Text
 from finetune.data.formats.turns import SPEAKER, TEXT, are_texts, role_of, turns_alone, turns_of
@@ -203,7 +204,7 @@ def _as_chosen(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen:
     chat = "messages" in wanted
     beside = Beside.find(columns, sample, names, history=not chat, reasoning=not chat)
     if chat:
-        return Messages(wanted["messages"], beside)
+        return Rendered.of(wanted["messages"], sample) or Messages(wanted["messages"], beside)
     return PromptCompletion(wanted["prompt"], wanted["completion"], beside)
 
 

@@ -172,10 +172,14 @@ class Rendered:
         if isinstance(Text.matches(columns, sample), PromptCompletion):
             return None  # chats beside their labels
         named = find_column(columns, *NAMES)
-        for column in columns if named is None else [named]:
-            if style := style_of([row[column] for row in sample if not is_empty(row.get(column))]):
-                return cls(column, style)
-        return None
+        tried = (cls.of(column, sample) for column in (columns if named is None else [named]))
+        return next(filter(None, tried), None)
+
+    @classmethod
+    def of(cls, column: str, sample: Sequence[dict[str, Any]]) -> Rendered | None:
+        """Of this column, if it has such chats."""
+        style = style_of([row[column] for row in sample if not is_empty(row.get(column))])
+        return None if style is None else cls(column, style)
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
         """The turns; raises RowProblem for a text that is no chat in the style of the others. Blank text is left out, as elsewhere."""
