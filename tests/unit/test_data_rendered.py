@@ -222,6 +222,9 @@ def test_the_label_of_a_chat_is_learned_as_that_of_any_text_unless_the_chats_are
     rows = [{"text": f"User: Hi {n}\nAssistant: Hello", "label": ("safe", "rude")[n % 2]} for n in range(8)]
     found = detect(["text", "label"], rows, None, "a.jsonl")
     assert found.to_messages(rows[1]) == turns(rows[1]["text"], "rude")
+    assert (
+        detect(["text", "category"], [{"text": row["text"], "category": row["label"]} for row in rows], None, "a.jsonl").name == "rendered"
+    )
     named = detect(["text", "label"], rows, ColumnsSpec(messages="text"), "a.jsonl")
     assert named.to_messages(rows[1]) == turns("Hi 1", "Hello")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.data.formats.cells import Message, as_text, find_column, is_blank, is_empty, joined
 from finetune.data.formats.prompt_completion import PromptCompletion
-from finetune.data.formats.text import NAMES, SHOWN, Text
+from finetune.data.formats.text import ANSWERS, NAMES, SHOWN, SURE_LABELS, Text
 from finetune.data.rows import AFTER, NO_CHAT, RowProblem
 from finetune.system.shell import quoted
 
@@ -169,9 +169,9 @@ class Rendered:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Rendered | None:
-        if isinstance(Text.matches(columns, sample), PromptCompletion):
-            return None  # chats beside their labels
-        named = find_column(columns, *NAMES)
+        labelled, named = Text.matches(columns, sample), find_column(columns, *NAMES)
+        if isinstance(labelled, PromptCompletion) and find_column([labelled.completion], *ANSWERS, *SURE_LABELS):
+            return None  # it is the label that is learned; a category may sort chats too
         tried = (cls.of(column, sample) for column in (columns if named is None else [named]))
         return next(filter(None, tried), None)
 
