@@ -17,10 +17,10 @@ from finetune.hardware.cpu import cpu_name
 LIBRARIES = ("torch", "transformers", "peft")
 
 
-def arithmetic(device: str | torch.device) -> dict[str, Any]:
-    """Of this process on a device; precision is not among it."""
+def arithmetic(device: str | torch.device, *, gpu: str | None = None) -> dict[str, Any]:
+    """Of this process on a device; precision is not among it. `gpu` is the name of a GPU, where it is known."""
     kind = torch.device(device).type
-    processor = torch.cuda.get_device_name(device) if kind == "cuda" else cpu_name()  # mps: a part of the processor
+    processor = (gpu or torch.cuda.get_device_name(device)) if kind == "cuda" else cpu_name()  # mps: a part of the processor
     threads = {"threads": torch.get_num_threads()} if kind == "cpu" else {}
     return {"processor": processor, **threads, **{name: version(name) for name in LIBRARIES}}
 

@@ -72,7 +72,7 @@ def key_of(context: RunContext, identity: str, load_in: str | None) -> str:
     from finetune.benchmark.scoring import base_key
     from finetune.hardware.arithmetic import arithmetic
 
-    recipe = context.recipe
+    recipe, machine, device = context.recipe, context.machine, context.whole_on
     # A cache may be shared by several machines, and outlives an upgrade: what answers with other digits has scores of its own.
-    digits = {"device": context.whole_on, "dtype": context.machine.dtype, "load_in": load_in, **arithmetic(context.whole_on)}
+    digits = {"device": device, "dtype": machine.dtype, "load_in": load_in, **arithmetic(device, gpu=machine.gpu)}
     return base_key(identity, context.data.fingerprint, recipe.benchmark, seed=recipe.seed, digits=digits)
