@@ -44,6 +44,12 @@ elif sys.platform == "darwin":
     collect_ignore = ["engine/test_other_systems.py"]  # which looks for open files in /proc
 
 
+# A test that is named by file and function runs, however long it is (lengths.py).
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not long" and any("::" in name for name in config.args):
+        config.option.markexpr = ""
+
+
 # Every training collects garbage. That takes half a second as long as it looks through what was imported and collected too.
 def pytest_collection_finish() -> None:
     gc.collect()

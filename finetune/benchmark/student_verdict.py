@@ -10,7 +10,7 @@ not usable. Between the two it is weak. Where only one of the two was measured, 
 because a student can know the text and yet answer nonsense. Shares and ratios are judged as they are shown, rounded.
 
 By a bad teacher nobody can be judged: one that scores no more than the same answer to everything would, or is no better than the student
-was before training.
+was before training. One that is always right is not bad, and a student that is its teacher in few bits says nothing of it.
 """
 
 from __future__ import annotations
@@ -74,13 +74,21 @@ def _teacher_is_no_better(scores: Mapping[str, Any]) -> str:
     before, teacher = scores.get("before") or {}, scores["teacher"]
     metric = next((name for name in METRICS if name in teacher), None)
     answers = Counter(row["reference"] for row in scores.get("generations") or [])
+    if metric and round(teacher[metric], 3) == 1:
+        return ""
     if metric and teacher[metric] <= max(answers.values(), default=0) / max(answers.total(), 1):
         return "the same answer to everything"
     judged = [name for name in (metric, "perplexity") if name in before and name in teacher]
     theirs, ours = ([side[name] * (-1 if name in LOWER_IS_BETTER else 1) for name in judged] for side in (teacher, before))
-    if theirs == ours or any(their > our for their, our in zip(theirs, ours, strict=True)):  # the same where it is its own teacher
-        return ""
+    if theirs == ours or _is_teacher_rounded(scores) or any(their > our for their, our in zip(theirs, ours, strict=True)):
+        return ""  # the same where it is its own teacher
     return "the student was before training"
+
+
+def _is_teacher_rounded(scores: Mapping[str, Any]) -> bool:
+    """Whether the student began as its teacher in few bits, so that chance decides which of the two is a little better."""
+    before, teacher = ((scores.get("size") or {}).get(side, {}).get("parameters") for side in ("before", "teacher"))
+    return bool(scores.get("in_few_bits")) and before == teacher
 
 
 def kept_of(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:

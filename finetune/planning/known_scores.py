@@ -62,7 +62,7 @@ def known_student_scores(context: RunContext) -> Scores | None:
 
 def known_scores(context: RunContext, identity: str, load_in: str | None) -> Scores | None:
     """The scores that an earlier run on the same rows has kept of a model, or None."""
-    from finetune.benchmark.scoring import load_base_scores  # torch, which the wizard's plan must not wait for
+    from finetune.benchmark.scoring import load_base_scores  # torch, which whoever imports this must not wait for
 
     return load_base_scores(context.runtime, key_of(context, identity, load_in))
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 
 NAME = "warm-imports"  # finetune/cli.py looks for it: an interpreter would wait for a half-imported torch before it exits
-MODULES = ("torch", "transformers.trainer", "datasets", "peft")
+MODULES = ("torch", "transformers.trainer", "datasets", "peft", "evaluate", "rouge_score.rouge_scorer")
 
 
 def start(after: Callable[[], object]) -> None:

@@ -92,6 +92,7 @@ def test_of_too_few_rows_and_without_a_teacher_nothing_is_judged() -> None:
     assert verdict_on({"rows": 45, "teacher": {"other": 1.0}, "after": {"other": 2.0}}) is None
 
 
+SIZE = {"before": {"parameters": 9}, "teacher": {"parameters": 9}}
 REFERENCES = [{"reference": "ham"}] * 60 + [{"reference": "spam"}] * 40
 
 
@@ -102,6 +103,8 @@ REFERENCES = [{"reference": "ham"}] * 60 + [{"reference": "spam"}] * 40
         ({"rougeL": 0.6}, {}, "weak teacher", "; its teacher is no better than the student was before training: weak teacher."),
         ({"rougeL": 0.6, "perplexity": 11.0}, {}, "usable", "110 %]): usable."),
         ({"rougeL": 0.5, "perplexity": 10.0}, {}, "usable", "110 %]): usable."),  # its own teacher
+        ({"rougeL": 0.6}, {"in_few_bits": {"format": "q8_0"}, "size": SIZE}, "usable", "110 %]): usable."),
+        ({"rougeL": 0.6}, {"size": SIZE}, "weak teacher", "; its teacher is no better than the student was before training"),
         ({}, {"generations": REFERENCES}, "weak teacher", "; its teacher is no better than the same answer to everything: weak teacher."),
         ({}, {"generations": [{"reference": str(row)} for row in range(100)]}, "usable", "110 %]): usable."),
     ],
@@ -114,6 +117,13 @@ def test_by_a_bad_teacher_no_student_is_called_usable(before: dict[str, float], 
     worse = verdict_on(scores(0.3, 10.0, before=before, **more))
     assert worse is not None
     assert worse.word == "not usable"
+
+
+def test_a_teacher_that_is_always_right_is_not_called_weak() -> None:
+    before = {"rougeL": 1.0, "perplexity": 9.0}
+    found = verdict_on(scores(1.0, 10.0, before=before, generations=[{"reference": "ham"}] * 9) | {"teacher": {"rougeL": 1.0}})
+    assert found is not None
+    assert found.word == "usable"
 
 
 def test_a_student_that_predicts_better_than_its_teacher_is_said_to() -> None:

@@ -3,8 +3,8 @@
     student = make_student(teacher, FromTeacher(layers=20), rows)
     student = make_student(teacher, FromTeacher(layers=24, ffn=0.75), rows)
 
-Embeddings, norms and head are the teacher's, so both share a tokenizer, and a frozen head allows the gradient cache. The ways are in
-students/, one file each.
+Embeddings, norms and head are the teacher's, so both share a tokenizer, and a frozen head allows the gradient cache. Each way is a file
+beside this one.
 """
 
 from __future__ import annotations

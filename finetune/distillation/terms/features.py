@@ -7,7 +7,7 @@
         ...                                     # the teacher's; of a cache: features.read(cache, rows, counts, lengths)
     loss, sums = features.compared(labels, states, index, teacher_states)
 
-Terms are in terms/, one file each; without any there are no hooks.
+Each term is a file beside this one; without any there are no hooks.
 """
 
 from __future__ import annotations
