@@ -73,16 +73,21 @@ def _teacher_is_no_better(scores: Mapping[str, Any]) -> str:
     """What its teacher is no better than, and should be; empty where it is."""
     before, teacher = scores.get("before") or {}, scores["teacher"]
     metric = next((name for name in METRICS if name in teacher), None)
-    answers = Counter(row["reference"] for row in scores.get("generations") or [])
     if metric and round(teacher[metric], 3) == 1:
         return ""
-    if metric and teacher[metric] <= max(answers.values(), default=0) / max(answers.total(), 1):
+    if metric and teacher[metric] <= _by_one_answer(scores):
         return "the same answer to everything"
     judged = [name for name in (metric, "perplexity") if name in before and name in teacher]
     theirs, ours = ([side[name] * (-1 if name in LOWER_IS_BETTER else 1) for name in judged] for side in (teacher, before))
     if theirs == ours or _is_teacher_rounded(scores) or any(their > our for their, our in zip(theirs, ours, strict=True)):
         return ""  # the same where it is its own teacher
     return "the student was before training"
+
+
+def _by_one_answer(scores: Mapping[str, Any]) -> float:
+    """The share of rows that have the commonest answer, where few answers are given to many rows, as labels are; else 0."""
+    answers = Counter(row["reference"] for row in scores.get("generations") or [])
+    return max(answers.values()) / answers.total() if 0 < 2 * len(answers) <= answers.total() else 0.0
 
 
 def _is_teacher_rounded(scores: Mapping[str, Any]) -> bool:

@@ -106,6 +106,8 @@ REFERENCES = [{"reference": "ham"}] * 60 + [{"reference": "spam"}] * 40
         ({"rougeL": 0.6}, {"in_few_bits": {"format": "q8_0"}, "size": SIZE}, "usable", "110 %]): usable."),
         ({"rougeL": 0.6}, {"size": SIZE}, "weak teacher", "; its teacher is no better than the student was before training"),
         ({}, {"generations": REFERENCES}, "weak teacher", "; its teacher is no better than the same answer to everything: weak teacher."),
+        ({}, {"rows": 8, "generations": [{"reference": str(row // 4)} for row in range(8)]}, "weak teacher", "same answer to everything"),
+        ({}, {"rows": 8, "generations": [{"reference": str(row // 4 * row)} for row in range(8)]}, "usable", "110 %]): usable."),
         ({}, {"generations": [{"reference": str(row)} for row in range(100)]}, "usable", "110 %]): usable."),
     ],
 )
