@@ -235,12 +235,9 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo, number: int = 1) -
     elif picked == HUB:
         name, config = hub_dataset.ask(prompter, here)
         return ask_field(_fresh(draft, source=name, config=config), prompter, "dataset.split")
-    elif picked != BUILT_IN:
-        with prompter.busy("Reading the data"):
-            problem = _file_problem(picked, here)
-        if problem:
-            prompter.note([("class:warning", problem)])
-            return _source(draft, prompter, here, number + 1)
+    elif picked != BUILT_IN and (problem := _file_problem(picked, here)):
+        prompter.note([("class:warning", problem)])
+        return _source(draft, prompter, here, number + 1)
     return _fresh(draft, source=picked)
 
 
