@@ -78,11 +78,11 @@ def _too_small(context: RunContext, depths: Sequence[int]) -> str | None:
 
 
 def _swapped(context: RunContext) -> str | None:
-    """Of teachers that are smaller than the student, the smallest."""
+    """Of teachers that are smaller than the student, the smallest; an adapter does not count."""
     if not context.has_other_teacher or context.student_is_made:
         return None
-    teacher = min(describe(each).parameters for each in context.teachers_located)
-    return swapped(teacher, describe(context.located).parameters)
+    student, *teachers = (describe(each.home).parameters for each in (context.located, *context.teachers_located))
+    return swapped(min(teachers), student)
 
 
 def _cut(context: RunContext) -> str | None:

@@ -242,6 +242,8 @@ def test_a_student_that_is_an_earlier_adapter_is_continued_too(shop: Workshop, t
     result = tuner.run()
     assert result.scores["before"]["perplexity"] == pytest.approx(earlier.scores["after"]["perplexity"], rel=1e-5)
     assert json.loads((result.output_dir / "adapter_config.json").read_text())["base_model_name_or_path"] == str(small)
+    plan = shop.tuner(shop.distilling(model=str(earlier.output_dir), teacher=str(small)), QUICK, answers).plan()
+    assert not any("smaller than the student" in said for said in plan.warnings), "an adapter does not count"
 
 
 def test_others_find_the_base_of_a_continued_adapter(tmp_path: Path) -> None:
