@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lengths import few
 from peft import PeftModel
 from pico import Rows
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -101,7 +102,11 @@ def little_garbage() -> None:
     gc.freeze()
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ALIKE])
+COMMON = ["gpt2", "llama", "qwen3", "phi3", "mixtral", "gemma3_text", "gptj", "falcon", "olmo2", "smollm3", "qwen3_moe", "deepseek_v3"]
+COMMON += ["gpt_oss", "mamba2", "jamba", "qwen3_next", "gemma3", "qwen2_vl"]
+
+
+@pytest.mark.parametrize("name", few([name for name in ALL if name not in ALIKE], *COMMON))
 def test_what_is_trained_is_what_the_plan_said_and_the_same_everywhere(name: str, tmp_path: Path) -> None:
     base = save(name, tmp_path / "base")
     run = Trained(base, tmp_path, kind="lora", r=4)

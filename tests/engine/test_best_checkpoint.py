@@ -147,6 +147,7 @@ def test_a_run_that_is_stopped_between_two_measurements_ends_like_one_that_was_n
     assert events == [*range(3, STEPS, 3), STEPS]
 
 
+@pytest.mark.long
 def test_a_killed_run_remembers_the_best_and_how_long_it_waited(forks: Forks, shop: Workshop) -> None:
     changes = {"patience": 3, "save_every": 2, "epochs": 10}
     undisturbed = layer(shop, training=changes)
@@ -267,7 +268,7 @@ def test_a_student_is_measured_by_its_own_loss_whether_the_teacher_is_cached_or_
             assert abs(cached.loss - cached.parts["ce"]) > 0.01, "not the cross-entropy alone"
 
 
-@pytest.mark.parametrize("shard", ["no", "yes"])
+@pytest.mark.parametrize("shard", few(["no", "yes"], "yes"))
 def test_two_processes_measure_and_keep_what_one_does(shard: str, forks: Forks, shop: Workshop) -> None:
     layers = [layer(shop, training={"patience": 2, "learning_rate": 3e-3}) for _ in range(2)]
     for processes, each in enumerate(layers, 1):

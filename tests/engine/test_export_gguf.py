@@ -81,7 +81,7 @@ def _check_hostile(name: str, run: RunFolder, file: Path) -> None:
         assert asking.ids(text) == tokenizer(text)["input_ids"][chats:]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", few(KINDS, "f16", "q8_0", "q4_k_m"))
 def test_every_type(name: str, tmp_path: Path) -> None:
     run, recorder = run_of("llama", tmp_path, hidden_size=256, intermediate_size=512, head_dim=64, initializer_range=0.05), Recorder()
     done = GGUF.export(run, tmp_path / "gguf", RUNTIME, recorder, type=name.upper())

@@ -155,6 +155,7 @@ def test_a_budget_that_is_used_up_keeps_what_was_graded_and_resume_goes_on(
         tuner_of(shop, tmp_path / "c", server, {"budget_tokens": 9}).run()
 
 
+@pytest.mark.long
 def test_two_processes_learn_from_what_one_of_them_was_told(forks: Forks, shop: Workshop, server: GradingServer, tmp_path: Path) -> None:
     settings = {"epochs": 2, "batch_size": 22, "learning_rate": 3e-4}  # of a last step of one row one process has none
     rows = {"source": str(shop.rows), "samples": 31, "max_length": 64, "held_out": 0.25}

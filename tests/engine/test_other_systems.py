@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lengths import few
 from workshop import Workshop
 
 from finetune import Recipe
@@ -41,7 +40,8 @@ def test_questions_and_the_run_need_nothing_that_windows_lacks(shop: Workshop, t
     assert 0 < json.loads((run / "benchmark.json").read_text(encoding="utf-8"))["after"]["perplexity"] < 1000
 
 
-@pytest.mark.parametrize("system", few(["windows", "apple"], "windows"))
+@pytest.mark.long
+@pytest.mark.parametrize("system", ["windows", "apple"])
 def test_whole_runs_and_merging_need_nothing_that_this_system_lacks(shop: Workshop, system: str) -> None:
     layers = {"fine-tuning": shop.layer(), "distillation": shop.distilling()}
     words: list[str] = []

@@ -221,6 +221,7 @@ def test_without_a_cache_the_teacher_stays_for_all_rounds(shop: Workshop) -> Non
         assert each["scores"]["kl"] == pytest.approx(other["scores"]["kl"], rel=1e-3)
 
 
+@pytest.mark.long
 def test_two_processes_make_the_rounds_of_one(forks: Forks, shop: Workshop) -> None:
     layers = [layer(shop, [5, 3], learning_rate=3e-4) for _ in range(2)]
     for processes, each in enumerate(layers, 1):

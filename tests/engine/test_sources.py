@@ -71,6 +71,7 @@ def test_a_seed_decides_the_rows_and_those_that_are_there_are_not_made_again(nam
     assert rows_of(tuner_of(shop, name, tmp_path / "a", seed=7)) != rows
 
 
+@pytest.mark.long
 def test_two_processes_learn_from_rows_that_were_written_once(forks: Forks, shop: Workshop) -> None:
     training = {"epochs": 1, "batch_size": 6, "learning_rate": 3e-5}
     layers = [layer_of(shop, "generated", training=training, method={"kind": "full"}) for _ in range(2)]
