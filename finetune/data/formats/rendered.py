@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from finetune.data.formats.cells import Message, as_text, find_column, is_blank, is_empty, joined
@@ -187,15 +187,20 @@ class Rendered:
         text = as_text(row.get(column), column)
         if is_empty(text):
             return [{"role": "text", "content": text}]
-        if not (messages := self.style.turns(text)):
+        if not (messages := _turns(self.style, text)):
             raise RowProblem(f"column {column} {NO_CHAT}")
-        return messages
+        return [{**turn} for turn in messages]
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """What follows the last answer."""
         messages = self.to_messages(row)
         if messages[-1]["role"] == "user":
             yield f"{self.columns[0]} {AFTER}", messages[-1]["content"]
+
+
+@lru_cache(maxsize=1)  # what a row leaves out is asked for right after its turns
+def _turns(style: Style, text: str) -> list[Message]:
+    return style.turns(text)
 
 
 def style_of(cells: Sequence[Any]) -> Style | None:
