@@ -102,8 +102,7 @@ def little_garbage() -> None:
     gc.freeze()
 
 
-COMMON = ["gpt2", "llama", "qwen3", "phi3", "mixtral", "gemma3_text", "gptj", "falcon", "olmo2", "smollm3", "qwen3_moe", "deepseek_v3"]
-COMMON += ["gpt_oss", "mamba2", "jamba", "qwen3_next", "gemma3", "qwen2_vl"]
+COMMON = ["gpt2", "llama", "qwen3", "phi3", "mixtral", "gemma3_text", "olmo2", "qwen3_moe", "gpt_oss", "mamba2", "qwen3_next", "gemma3"]
 
 
 @pytest.mark.parametrize("name", few([name for name in ALL if name not in ALIKE], *COMMON))
@@ -124,7 +123,7 @@ def test_what_is_trained_is_what_the_plan_said_and_the_same_everywhere(name: str
     same(logits(loaded(name, tmp_path / "full")), full.after)
 
 
-@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize("name", few(ALIKE, "mistral", "gemma", "cohere2", "glm", "olmoe", "bamba", "qwen2", "gemma2", "granite"))
 def test_a_random_adapter_is_the_same_everywhere(name: str, tmp_path: Path) -> None:
     """Architectures that are close to one above, without the training."""
     base = save(name, tmp_path / "base")

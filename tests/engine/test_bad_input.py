@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from bytes_tokenizer import byte_level
 from hub_server import HubServer
 from letters import llama
@@ -17,7 +16,6 @@ from workshop import Workshop
 
 from finetune.cli import main
 
-ROOT = Path(__file__).parents[2]
 GOOD = [{"prompt": f"say {letter}", "completion": f"{letter} {letter}"} for letter in "abcdefghijklmnopqrstuvwx"]
 
 
@@ -111,11 +109,12 @@ def test_values_that_cannot_be_meant(
 
 
 def test_a_model_that_the_hub_does_not_know(place: Path, tmp_path: Path, shop: Workshop) -> None:
-    """With the Hub (a loopback one) and without it; in a process of its own, for huggingface_hub reads its settings at import."""
+    """With the Hub (a loopback one) and when it is gone."""
     (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
     with HubServer(tmp_path) as hub:
-        online = separately(arguments(shop, model="nobody/nothing"), {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0"})
-    offline = separately(arguments(shop, model="nobody/nothing"), {})
+        environment = os.environ | hub.environment(None)
+        online = warm.run(arguments(shop, model="nobody/nothing"), place, environment)
+    offline = warm.run(arguments(shop, model="nobody/nothing"), place, environment)
     for done in (online, offline):
         assert done.returncode == 2, done.stderr
         assert "nobody/nothing" in done.stderr
@@ -124,23 +123,11 @@ def test_a_model_that_the_hub_does_not_know(place: Path, tmp_path: Path, shop: W
 
 
 def test_without_a_terminal_nothing_is_asked(place: Path) -> None:
-    done = separately([], {})
+    done = warm.run([], place, os.environ, fresh=True)
     assert done.returncode == 2
     assert "--yes" in done.stderr
     assert done.stdout == ""
     assert list(place.iterdir()) == []
-
-
-def separately(given: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "finetune_cli.py"), *given],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        env={**os.environ, "HF_HUB_DISABLE_XET": "1", **environment},
-    )
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,8 @@ def test_a_student_is_measured_by_its_own_loss_whether_the_teacher_is_cached_or_
             assert abs(cached.loss - cached.parts["ce"]) > 0.01, "not the cross-entropy alone"
 
 
-@pytest.mark.parametrize("shard", few(["no", "yes"], "yes"))
+@pytest.mark.long
+@pytest.mark.parametrize("shard", ["no", "yes"])
 def test_two_processes_measure_and_keep_what_one_does(shard: str, forks: Forks, shop: Workshop) -> None:
     layers = [layer(shop, training={"patience": 2, "learning_rate": 3e-3}) for _ in range(2)]
     for processes, each in enumerate(layers, 1):

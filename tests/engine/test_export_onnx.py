@@ -22,6 +22,7 @@ from finetune.runtime import RuntimeOptions
 RUNTIME = RuntimeOptions(device="cpu", dtype="float32")
 
 
+@pytest.mark.long
 def test_logits_within_a_ten_thousandth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of("llama", tmp_path)
     done = ONNX.export(run, tmp_path / "onnx", RUNTIME, Recorder())

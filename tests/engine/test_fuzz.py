@@ -1,4 +1,4 @@
-"""A minute of damaged files of every kind; more of them, and other ones: python tests/engine/fuzz.py --help."""
+"""Half a minute of damaged files of every kind; more of them, and other ones: python tests/engine/fuzz.py --help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fuzz_kinds import HEAVY, LIGHT
 from lengths import few
 
 SEED = 11
-COUNTS = {**dict.fromkeys(LIGHT, 200), **dict.fromkeys(HEAVY, 10), "recipe": 20, "run": 20, "checkpoint": 2, "xlsx": 60}
+COUNTS = {**dict.fromkeys(LIGHT, 100), "jsonl": 200, **dict.fromkeys(HEAVY, 10), "recipe": 20, "run": 20, "checkpoint": 2, "xlsx": 30}
 KINDS = {"files": [name for name in LIGHT if name != "xlsx" or find_spec("openpyxl")], "models": [*HEAVY]}
 
 

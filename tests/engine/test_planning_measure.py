@@ -116,6 +116,7 @@ def test_steps_that_run_out_of_memory_are_a_problem_of_the_plan(shop: Workshop, 
     assert any("test steps" in problem for problem in plan.problems)
 
 
+@pytest.mark.long
 def test_modules_in_the_folder_where_a_person_works_are_not_taken_for_libraries_and_an_output_folder_there_is_no_matter(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

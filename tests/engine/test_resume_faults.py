@@ -163,6 +163,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_costs_no_work(forks: Forks, shop: Workshop, small_disk: Path) -> None:
     training = {**TRAINING, "epochs": 20}
     whole, layer = shop.layer(training=training), shop.layer(training=training, output_dir=str(small_disk / "model"))

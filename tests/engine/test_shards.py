@@ -74,7 +74,7 @@ def checkpoints_of(layer: dict[str, Any]) -> Checkpoints:
 WRITTEN = [("full", 2, 2), ("full", 2, 1), ("full", 1, 2), ("lora", 2, 1)]
 
 
-@pytest.mark.parametrize(("name", "began", "goes_on"), few(WRITTEN, ("full", 2, 2), ("full", 2, 1)))
+@pytest.mark.parametrize(("name", "began", "goes_on"), few(WRITTEN, ("full", 2, 1)))
 def test_each_process_writes_its_half_and_any_number_goes_on(
     name: str, began: int, goes_on: int, forks: Forks, shop: Workshop, finished: Finished
 ) -> None:

@@ -31,6 +31,7 @@ def train(terminal: Terminal) -> None:
     terminal.wait_for("? Upload to the Hugging Face Hub?", RUN_SECONDS)
 
 
+@pytest.mark.long
 def test_enter_uploads_nothing(hub: HubServer, workplace: Path) -> None:
     with Terminal(folder=workplace, env=hub.environment(TOKEN)) as terminal:
         train(terminal)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import warm
+from lengths import few
 from screen import CTRL_C, DOWN, ENTER, ROOT, UP, Terminal, environment
 
 RUN_SECONDS = 120
@@ -47,7 +46,7 @@ def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
     terminal.wait_for("? Ready?", RUN_SECONDS)
 
 
-@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("columns", few([40, 80], 40))
 def test_from_the_first_question_to_the_finished_model(columns: int, workplace: Path) -> None:
     with Terminal(folder=workplace, columns=columns, rows=50, fresh=columns == 80) as terminal:
         up_to_the_review(terminal)
@@ -282,15 +281,8 @@ def test_ctrl_c_before_the_training_leaves_nothing_behind(workplace: Path) -> No
 
 def test_a_pipe_gets_plain_lines_on_stderr_and_one_json_object_on_stdout(workplace: Path) -> None:
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "finetune_cli.py"), "--yes", "--json", "--set", "model=./pico", "--set", "dataset.source=rows.jsonl"],
-        cwd=workplace,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    command = ["--yes", "--json", "--set", "model=./pico", "--set", "dataset.source=rows.jsonl"]
+    done = warm.run(command, workplace, environment())
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == {"output_dir", "scores", "training"}
     assert "Training" in done.stderr
