@@ -19,6 +19,7 @@ Two cores of an AMD EPYC, Python 3.11, the tokenizer of SmolLM2-135M-Instruct, r
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import subprocess
@@ -34,10 +35,17 @@ CONTENDERS = ("this project", "datasets.map")
 WORDS = [stem + ending for stem in ("sun", "moon", "cat", "tree", "walk", "blue", "fast", "river") for ending in ("", "s", "ing", "er")]
 
 
-def main(counts: list[int]) -> None:
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("counts", nargs="*", type=int, default=[1_000, 100_000], metavar="ROWS", help="how many rows: each is measured")
+    arguments.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    given = arguments.parse_args()
+    if given.worker:
+        work(*given.worker)
+        return
     print(f"{'rows':>10}  {'contender':<14} {'s / 1,000 rows':>14}  {'memory grew by':>14}")
     with tempfile.TemporaryDirectory() as folder:
-        for count in counts:
+        for count in given.counts:
             file = synthetic_rows(Path(folder) / f"{count}.jsonl", count)
             for contender in CONTENDERS:
                 command = [sys.executable, __file__, "--worker", contender, str(file), f"{folder}/{contender}-{count}"]
@@ -115,7 +123,4 @@ def with_datasets_map(file: str, tokenizer: Any, cache: str, memory: Any = None)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        work(*sys.argv[2:])
-    else:
-        main([int(count) for count in sys.argv[1:]] or [1_000, 100_000])
+    main()

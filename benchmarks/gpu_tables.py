@@ -5,8 +5,8 @@ python benchmarks/gpu_tables.py gpu.jsonl         # as far as it came
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,5 +56,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) if rows else ""
 
 
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("file", type=Path, metavar="FILE", help="what gpu.py has written, as far as it came")
+    print(tables(json.loads(line) for line in arguments.parse_args().file.read_text().splitlines()))
+
+
 if __name__ == "__main__":
-    print(tables(json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()))
+    main()

@@ -8,24 +8,24 @@ One epoch, without a model: the tokenizer and template of the starter. On a GPU 
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-
-import torch
-
-from finetune import LLMFineTuner
-from finetune.training.resumable import GroupedByLength
 
 BATCHES = (4, 8, 16, 32)
 BUILT_IN = "builtin:python-docs"
 
 
-def main(sources: list[str]) -> None:
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("files", nargs="*", metavar="FILE", help="rows to measure too")
+    given = arguments.parse_args()
+    from finetune import LLMFineTuner
+
     header = "".join(f" {batch} |" for batch in BATCHES)
     print(f"| rows | number | length: median, longest | order |{header}\n|---|---|---|---|{'---|' * len(BATCHES)}")
-    for source in [BUILT_IN, *sources]:
+    for source in [BUILT_IN, *given.files]:
         tuner = LLMFineTuner({"dataset": {"source": source, "samples": None}})
         lengths = [len(row["input_ids"]) for row in tuner.prepare_data().train]
         facts = f"{len(lengths):,} | {statistics.median(lengths):.0f}, {max(lengths)}"
@@ -36,6 +36,10 @@ def main(sources: list[str]) -> None:
 
 def padding(lengths: list[int], batch: int, order: str) -> float:
     """The share of an epoch's tokens that is padding, in batches of so many rows."""
+    import torch
+
+    from finetune.training.resumable import GroupedByLength
+
     generator = torch.Generator().manual_seed(42)
     rows: Iterable[int] = torch.randperm(len(lengths), generator=generator).tolist()
     if order == "by length":
@@ -46,4 +50,4 @@ def padding(lengths: list[int], batch: int, order: str) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -8,40 +8,50 @@ python benchmarks/processes.py starter       # the starter model by the command 
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine"))
 
-from forks import ROOT, Forks, paths
-from several_processes import CASES, NO_DROPOUT, TOLERANCE, compare, layer_of
-from workshop import Workshop
+if TYPE_CHECKING:
+    from workshop import Workshop
 
+ROOT = Path(__file__).parents[1]
 WHOLE = ("qlora", "adalora", "few bits", "its own teacher")  # refuse to be cut
 STARTER, NODES = "starter", "two nodes"
 ROUNDED = 1e-5  # sums over 139 M weights in another order: float32 has seven digits, and Adam makes whole steps of small gradients
 STARTER_RUN = {
     "dataset": {"source": "builtin:python-docs", "samples": 60, "max_length": 256},
-    "method": NO_DROPOUT,
+    "method": {"kind": "lora", "dropout": 0.0},
     "training": {"epochs": 1, "batch_size": 8, "learning_rate": 3e-4},
     "benchmark": {"rows": 6, "max_new_tokens": 32, "speed": False},
 }
 
 
 def main() -> int:
-    failed = 0
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument(
+        "runs", nargs="*", metavar="RUN", help=f"only these: a method, a way to learn from a teacher, {NODES!r} or {STARTER!r}"
+    )
+    arguments.add_argument("--shard", action="store_true", help="of two processes each has half of the weights")
+    given = arguments.parse_args()
+    from forks import Forks
+    from several_processes import CASES, TOLERANCE, compare, layer_of
+    from workshop import Workshop
+
+    failed, shard = 0, "yes" if given.shard else "no"
     print(
         "| run | steps | largest difference of a loss, as a share of it | of a weight | of a score | seconds |\n|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder, Forks() as forks:
         shop = Workshop(Path(folder))
-        shard, names = ("yes", sys.argv[2:]) if sys.argv[1:2] == ["--shard"] else ("no", sys.argv[1:])
-        for name in names or ([name for name in CASES if name not in WHOLE] if shard == "yes" else [*CASES, NODES]):
+        for name in given.runs or ([name for name in CASES if name not in WHOLE] if shard == "yes" else [*CASES, NODES]):
             began = time.perf_counter()
             if name == STARTER:
                 layers = [{"output_dir": f"{folder}/starter-{number}", **STARTER_RUN} for number in (1, 2)]
@@ -67,12 +77,16 @@ def command(shop: Workshop, layer: dict[str, Any], *options: str) -> None:
     recipe = shop.folder / "recipe.yaml"
     recipe.write_text(shop.tuner(layer).recipe.to_yaml())
     words = [sys.executable, str(ROOT / "finetune_cli.py"), "run", str(recipe), "--device", "cpu", "--dtype", "float32", *options]
+    from forks import paths
+
     environment = {**os.environ, "PYTHONPATH": paths(ROOT)}
     subprocess.run(words, env=environment, cwd=shop.folder, stdout=subprocess.DEVNULL, check=True)
 
 
 def two_nodes(shop: Workshop, layer: dict[str, Any]) -> None:
     """The run of a layer by two nodes on this machine, with a process on each."""
+    from forks import paths
+
     recipe = shop.folder / "recipe.yaml"
     recipe.write_text(shop.tuner(layer).recipe.to_yaml())
     environment = {**os.environ, "PYTHONPATH": paths(ROOT), "FINETUNE_CLI_CACHE": str(shop.runtime.cache_dir), "OMP_NUM_THREADS": "1"}

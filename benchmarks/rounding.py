@@ -9,22 +9,25 @@ rounding decides them.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from transformers import TrainingArguments
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from finetune import LLMFineTuner, registry
-from finetune.methods.base import MethodContext
-from finetune.training.batches import supervised_counts
-from finetune.training.trainer import SupervisedTrainer
+    from finetune import LLMFineTuner
 
 ROWS, STEPS, RATE = 8, 2, 3e-4
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    import torch
+
+    from finetune import LLMFineTuner
+
     tuner = LLMFineTuner({"dataset": {"samples": 60, "max_length": 128}, "method": {"dropout": 0.0}})
     rows = tuner.prepare_data().train
     step_rows = [[rows[number] for number in range(step * ROWS, (step + 1) * ROWS)] for step in range(STEPS)]
@@ -40,12 +43,21 @@ def main() -> None:
 
 def trained(tuner: LLMFineTuner, step_rows: list[list[Any]], dtype: torch.dtype, shares: int) -> tuple[Tensor, Tensor]:
     """The adapter after the steps, and the gradients of the last, as one vector each; every share adds up its rows by itself."""
+    import torch
+    from transformers import TrainingArguments
+
+    from finetune import registry
+    from finetune.methods.base import MethodContext
     from finetune.models.load import load_model
+    from finetune.training.batches import supervised_counts
+    from finetune.training.trainer import SupervisedTrainer
 
     method = registry.load("methods", "lora")
     torch.manual_seed(0)
     model: Any = method.attach(
-        load_model(tuner.context.located, tuner.context.machine, dtype=torch.float32), method.Spec(dropout=0.0), CONTEXT
+        load_model(tuner.context.located, tuner.context.machine, dtype=torch.float32),
+        method.Spec(dropout=0.0),
+        MethodContext(total_steps=STEPS),
     )
     trainer = SupervisedTrainer(
         model=model.to(dtype), args=TrainingArguments(tempfile.mkdtemp(), use_cpu=True, report_to=[]), train_dataset=step_rows[0]
@@ -68,8 +80,6 @@ def trained(tuner: LLMFineTuner, step_rows: list[list[Any]], dtype: torch.dtype,
     flat = [torch.cat([each.detach().flatten().double() for each in some]) for some in (learning, total)]
     return flat[0], flat[1]
 
-
-CONTEXT = MethodContext(total_steps=STEPS)
 
 if __name__ == "__main__":
     main()

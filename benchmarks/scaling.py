@@ -9,6 +9,7 @@ process is what its step costs where nothing else runs; the two differ where oth
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -16,15 +17,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
-
-from finetune.training.processes import Processes
-from finetune.training.trainer import SupervisedTrainer
+if TYPE_CHECKING:
+    from finetune.training.processes import Processes
 
 STEPS, SKIPPED = 10, 2
 ROWS = 8  # of a step of one process
@@ -33,6 +29,9 @@ SIZE: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1024, "num_hidd
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    import torch
+
     torch.set_num_threads(1)
     print("| method | rows per step | processes | s per step | CPU s of a process | speed-up | waiting | exchange | gradients |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -62,13 +61,21 @@ def measured(method: str, processes: int, rows: int) -> dict[str, float]:
 
 
 def work(method: str, processes: int, rank: int, rows: int, folder: Path) -> None:
+    import torch.distributed as dist
+    from transformers import TrainerCallback, TrainingArguments
+
+    from finetune.training.trainer import SupervisedTrainer
+
+    class Watched(Clock, TrainerCallback):
+        """The clock, as the Trainer wants it."""
+
     log = os.open(folder / f"{rank}.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
-    clock = Clock()
+    clock = Watched()
     trainer = SupervisedTrainer(
         model=model_of(method),
         args=TrainingArguments(
@@ -93,19 +100,25 @@ def work(method: str, processes: int, rank: int, rows: int, folder: Path) -> Non
 
 
 def model_of(method: str) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(LlamaConfig(**SIZE, tie_word_embeddings=True))
     return model if method == "full" else get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
 
 
 def random_rows(count: int) -> list[dict[str, list[int]]]:
+    import torch
+
     chance = torch.Generator().manual_seed(1)
     lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=chance).tolist()
     tokens = [torch.randint(3, SIZE["vocab_size"], (length,), generator=chance).tolist() for length in lengths]
     return [{"input_ids": row, "labels": row} for row in tokens]
 
 
-class Clock(TrainerCallback):
+class Clock:
     """Seconds of each step, and those that its process spent in waiting and in the exchange."""
 
     def __init__(self) -> None:

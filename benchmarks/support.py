@@ -7,9 +7,9 @@ The rows are made up. What must be learned is the shop's way of answering, and t
 
 from __future__ import annotations
 
+import argparse
 import csv
 import random
-import sys
 from pathlib import Path
 
 NAMES = ("Ada", "Ben", "Chloé", "Dörte", "Émile", "Frank", "Gül", "Håkon", "Ines", "Jürgen", "Kim", "Léa", "Mária", "Nils", "Olga", "Pía")
@@ -67,5 +67,13 @@ def write(path: Path, count: int) -> None:
         table.writerows(rows(count))
 
 
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("rows", type=int, metavar="ROWS", help="how many")
+    arguments.add_argument("file", type=Path, metavar="FILE", help="where they are written")
+    given = arguments.parse_args()
+    write(given.file, given.rows)
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[2]), int(sys.argv[1]))
+    main()

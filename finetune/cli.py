@@ -18,7 +18,7 @@ from types import FrameType
 from finetune.command_line.arguments import parser
 from finetune.errors import FinetuneError, without_secrets
 from finetune.foreign import is_panic
-from finetune.formatting import strip_control_chars
+from finetune.formatting import in_lines, strip_control_chars
 from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed, for_this_python
 from finetune.system.shell import quoted
@@ -107,10 +107,9 @@ def say(message: str, hint: str | None = None) -> None:
     message = for_this_python(message)
     if sys.stderr.isatty():
         import shutil
-        import textwrap
 
         width = max(NARROWEST, shutil.get_terminal_size().columns - 1)
-        message = "\n".join(textwrap.wrap(message, width, break_long_words=False, break_on_hyphens=False))
+        message = "\n".join(in_lines(message, width))
     print(message, file=sys.stderr)
     if hint:
         print(as_typed(hint), file=sys.stderr)

@@ -30,6 +30,15 @@ def count(number: float) -> str:
     return f"{number / 1e3:.0f}k" if number >= 1e4 else f"{number:,.0f}"
 
 
+def ratio(number: float, digits: int = 2) -> str:
+    """How many times as large, as people say it: "0.74", "1.38", "4.4", "34", "about 3,400"; `digits` are those of what is below 2."""
+    if number < 0.01:
+        return "under 0.01"
+    if number < 99.5:
+        return f"{number:.{2 if number < 0.1 else digits if number < 1.995 else 1 if number < 9.95 else 0}f}"
+    return f"about {float(f'{number:.2g}'):,.0f}"
+
+
 def counted(number: int, thing: str, verb: str = "") -> str:
     """1, "row", "are" -> "1 row is"; 2,000 -> "2,000 rows are"."""
     alone = {"are": "is", "have": "has"}
@@ -82,6 +91,14 @@ def student_parts(facts: Mapping[str, Any]) -> str:
     if "parameters" in facts:
         parts.append(f"{count(facts['parameters'])} of {count(facts['of_parameters'])} parameters")
     return ", ".join(parts)
+
+
+def in_lines(text: str, width: int, first: str = "", others: str = "") -> list[str]:
+    """Broken at spaces alone: a word that is longer than a line is a path or part of a command. `first` and `others` begin the lines."""
+    import textwrap
+
+    made = textwrap.TextWrapper(width, first, others, break_long_words=False, break_on_hyphens=False)
+    return made.wrap(text)
 
 
 # Control characters but for tab and line end, what turns letters around, and halves of characters (in a file name that is no UTF-8).

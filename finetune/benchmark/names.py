@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finetune.benchmark.labels import as_label
-from finetune.formatting import counted, strip_control_chars
+from finetune.formatting import counted, ratio, strip_control_chars
 from finetune.registry import title
 
 NAMES = {
@@ -215,7 +215,7 @@ def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:
     what = "these rows" if scores.get("tokens_counted") == "all" else "these answers"
     if student < teacher:
         return f"lower than the teacher's, {both}: the student predicts {what} better"
-    return f"{student / teacher:.2f} times the teacher's, {both}: the student predicts {what} less well"
+    return f"{ratio(student / teacher)} times the teacher's, {both}: the student predicts {what} less well"
 
 
 def each_teacher(scores: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.benchmark.names import FEWEST_ROWS, LOWER_IS_BETTER, NAMES, independent, number, retained, share
+from finetune.formatting import ratio
 
 METRICS = {"rougeL": "ROUGE-L", "accuracy": "right answers", "last_number": "right numbers"}  # the first that is known
 METRICS |= {"json_fields": "right fields", "exact_match": "exact matches"}
@@ -55,7 +56,7 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
     if not known:
         return None
     word = WORDS[min(known)] if rows >= FEWEST_ROWS else UNJUDGED
-    beside = f"its perplexity is {times:.1f} times its teacher's" if times is not None else ""
+    beside = f"its perplexity is {ratio(times, 1)} times its teacher's" if times is not None else ""
     if kept is None:
         better = ((scores.get("against_teacher") or {}).get("perplexity") or {}).get("verdict") == "better"
         alike = f"It predicts the text {'better than' if better else 'as well as'} its teacher"
@@ -127,6 +128,5 @@ def _costs(scores: Mapping[str, Any]) -> list[str]:
     for name, group, key in COSTS:
         student, teacher = ((scores.get(group) or {}).get(side, {}).get(key) for side in ("after", "teacher"))
         if student and teacher:
-            times = student / teacher
-            found.append(f"{times:.2f} times the {name}" if times < 2 else f"{times:.1f} times the {name}")
+            found.append(f"{ratio(student / teacher)} times the {name}")
     return [f"{', '.join(found)}."] if found else []

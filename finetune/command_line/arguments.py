@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from finetune.errors import BadInput
-from finetune.formatting import enumerated
+from finetune.formatting import enumerated, in_lines
 from finetune.screen.wording import command_name
 
 WITH_RECIPE = ("--set", "--output-dir")
@@ -123,7 +123,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--output-dir": {"metavar": "DIR", "help": "folder for the model and all records"},
     "--json": {"action": "store_true", "help": "one JSON object on stdout, the rest on stderr"},
     "--examples": {"action": "store_true", "help": "with --json: include rows and answers"},
-    "--measure": {"action": "store_true", "help": "make a few real steps first, at most 20 seconds, and base the plan on them"},
+    "--measure": {"action": "store_true", "help": "make a few real steps first, in about 20 seconds, and base the plan on them"},
     "--both": {"action": "store_true", "help": "the model it came from answers too; /both switches this on and off during the chat"},
     "--to": {"metavar": "DIR", "help": "the new folder (default: OUTPUT_DIR-merged)"},
     "export --to": {
@@ -180,6 +180,16 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+class HelpText(argparse.HelpFormatter):
+    """Help in lines that are broken at spaces alone: `--output-dir` stays whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return in_lines(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(in_lines(text, width, indent, indent))
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that raises BadInput instead of exiting."""
 
@@ -231,7 +241,7 @@ def parser() -> Parser:
     def formatted(prog: str) -> argparse.HelpFormatter:
         import shutil
 
-        return argparse.HelpFormatter(prog, width=min(79, shutil.get_terminal_size().columns - 1))
+        return HelpText(prog, width=min(79, shutil.get_terminal_size().columns - 1))
 
     def filled(made: Parser, command: str, arguments: Iterable[str]) -> None:
         made.set_defaults(command=FUNCTIONS.get(command, command))
@@ -342,19 +352,15 @@ def _room() -> int:
 
 
 def _filled(text: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text, _room())
+    return "\n".join(in_lines(text, _room()))
 
 
 def _columns(rows: Iterable[tuple[str, str]], width: int = 24) -> str:
     """Two columns; what is too long for the first has a line to itself, as everything has where room is short."""
-    import textwrap
-
     lines, room = [], _room()
     width = width if room > 2 * width else 6
     for left, right in rows:
-        first, *others = textwrap.wrap(right, room - width, break_on_hyphens=False) or [""]
+        first, *others = in_lines(right, room - width) or [""]
         lines += [f"  {left:<{width - 2}}{first}".rstrip()] if len(left) < width - 2 else [f"  {left}", " " * width + first]
         lines += [" " * width + other for other in others]
     return "\n".join(line.rstrip() for line in lines)

@@ -19,7 +19,7 @@ from finetune import __version__
 from finetune.command_line.recipe_commands import import_config as import_config
 from finetune.command_line.recipe_commands import recipe_file
 from finetune.command_line.recipe_commands import recipes as recipes
-from finetune.errors import BadInput, NoTerminal, RecipeError, UploadError
+from finetune.errors import BadInput, NoTerminal, UploadError
 from finetune.screen.command_output import console_of as _console
 from finetune.screen.command_output import show as _show
 
@@ -154,10 +154,11 @@ def plan(arguments: argparse.Namespace) -> int:
         tuner = LLMFineTuner(recipe, reporter=reporter, runtime=_runtime(arguments))
         _ = tuner.context.machine  # a device that is not there is said before anything is fetched
         found, report = tuner.plan(measure=arguments.measure), tuner.data.report.to_dict()
-        for check in (tuner.check_upload, lambda: check_trackers(recipe.training.report_to), lambda: check_names(recipe.benchmark)):
+        of_recipe = (lambda: check_trackers(recipe.training.report_to), lambda: check_names(recipe.benchmark))
+        for check in (tuner.folder.check_free, tuner.check_upload, *of_recipe):
             try:
                 check()
-            except (UploadError, RecipeError) as error:
+            except (UploadError, BadInput) as error:
                 found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
     pictures = (data_report(report, ascii_only=console.options.ascii_only), review(tuner.recipe, found))
     _show(arguments, {**found.to_dict(), "data": report}, *pictures)

@@ -20,12 +20,12 @@ from finetune.distillation.across_tokenizers.alignment import Share
 from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.loss import Distillation
 from finetune.distillation.objectives.forward_kl import ForwardKL
-from finetune.distillation.teachers.sizes import swapped
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.formatting import percent
 from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, Workspace, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
+from finetune.training.loop import parameters_of, trainable
 from finetune.training.trainer import Supervised
 
 ALIGNS_WELL = 0.8  # share of the supervised tokens
@@ -69,7 +69,7 @@ def examine(
     if teacher is None:
         return findings
     findings += about_alignment(reading.measure(rows)) if reading else _about_tokens(student, teacher, tokenizer, teacher_tokenizer)
-    findings += _about_teacher(student, teacher, _read(reading, rows) if reading else rows)
+    findings += _about_teacher(teacher, _read(reading, rows) if reading else rows)
     if not any(finding.level == "problem" for finding in findings):
         compared = rows if held_out is None else held_out
         findings += _about_level(student, teacher, _whole(compared) if reading else compared, reading)
@@ -121,12 +121,11 @@ def _end_ids(tokenizer: Any) -> set[int]:
 
 
 def _about_student(student: nn.Module, rows: Any) -> Iterator[Finding]:
-    trainable = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in student.parameters())
-    if not trainable:
+    learning, total = trainable(student), parameters_of(student)
+    if not learning:
         yield Finding("problem", f"None of the student's {total:,} parameters is trainable.", "Choose method: full or lora.")
     else:
-        yield Finding("ok", f"{trainable:,} of the student's {total:,} parameters are trainable.")
+        yield Finding("ok", f"{learning:,} of the student's {total:,} parameters are trainable.")
     yield from _finite("student", student, rows)
 
 
@@ -152,18 +151,7 @@ def _about_tokens(student: nn.Module, teacher: nn.Module, ours: Any, theirs: Any
         )
 
 
-def smaller_teacher(teacher: nn.Module, student: nn.Module) -> str:
-    """What to say of the two sizes, without a new adapter; several weights of a quantised teacher are one number, so nothing of that."""
-    if getattr(causal_lm(teacher), "quantization_method", None):
-        return ""
-    adapts = hasattr(student, "peft_config")
-    ours = sum(parameter.numel() for parameter in student.parameters() if not (adapts and parameter.requires_grad))
-    return swapped(sum(parameter.numel() for parameter in teacher.parameters()), ours)
-
-
-def _about_teacher(student: nn.Module, teacher: nn.Module, rows: Any) -> Iterator[Finding]:
-    if said := smaller_teacher(teacher, student):
-        yield Finding("warning", said)
+def _about_teacher(teacher: nn.Module, rows: Any) -> Iterator[Finding]:
     longest, context = max(len(row["input_ids"]) for row in rows), context_length(causal_lm(teacher))
     if longest > context:
         yield Finding(

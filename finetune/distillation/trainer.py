@@ -44,6 +44,7 @@ from finetune.distillation.trainer_inputs import (
     by_name,
     check_apart,
     check_correct,
+    check_keywords,
     check_kinds,
     checked,
     known_teachers,
@@ -115,6 +116,7 @@ class DistillationTrainer(OnPolicyTrainer):
         **kwargs: Any,
     ) -> None:
         hush()
+        check_keywords(type(self), kwargs)
         settings: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
         given = checked(settings | {"features": features or {}} | ({"on_policy": on_policy} if on_policy else {}))
         self.objective: Objective = objective_of(objective)

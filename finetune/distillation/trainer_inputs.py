@@ -20,8 +20,8 @@ from transformers import TrainingArguments
 from finetune import registry
 from finetune.data.in_memory import records, rows_of_file, tokens
 from finetune.distillation.objectives import Objective
-from finetune.distillation.pair_checks import smaller_teacher
 from finetune.distillation.teachers.itself import SelfTeacher
+from finetune.distillation.teachers.sizes import swapped
 from finetune.distillation.teachers.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder
@@ -30,8 +30,12 @@ from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.recipe import Recipe
 from finetune.recipe.distillation_settings import DistillationSpec
+from finetune.registry import did_you_mean
 from finetune.runtime import RuntimeOptions
-from finetune.training.head import check_causal
+from finetune.training.head import causal_lm, check_causal
+from finetune.training.loop import parameters_of, trainable
+
+COUNTED = (None, "bitsandbytes")  # ways to store a model whose weights can be counted; of others several are one number
 
 
 def checked(settings: Mapping[str, Any]) -> DistillationSpec:
@@ -41,6 +45,19 @@ def checked(settings: Mapping[str, Any]) -> DistillationSpec:
     except RecipeError as error:
         message, hint = (re.sub(r"(--set )?\bdistillation\.", "", text or "") for text in (error.message, error.hint))
         raise RecipeError(message.replace("a recipe key", "a setting"), hint=hint or None) from None
+
+
+def check_keywords(trainer: type, given: Mapping[str, Any]) -> None:
+    """Raises RecipeError for a keyword that the trainer does not know; the Trainer would only name it."""
+    known = {each: list(signature(each).parameters) for each in trainer.__mro__[:-1]}
+    everything = [name for names in known.values() for name in names]
+    for name in given:
+        if name not in everything:
+            own = ", ".join(name for name in known[trainer] if name not in ("args", "kwargs"))
+            raise RecipeError(
+                f"{trainer.__name__} has no keyword {name}.{did_you_mean(name, everything)}",
+                hint=f"It takes {own}, and whatever transformers.Trainer takes.",
+            )
 
 
 def objective_of(given: Any) -> Objective:
@@ -106,9 +123,14 @@ def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_i
 
 
 def warn_of_smaller(teachers: Sequence[Any], student: Any) -> None:
-    """Warns where a teacher is smaller than its student; a run says it by itself."""
+    """Warns where a teacher is smaller than its student without a new adapter; the plan of a run says it by itself."""
+    if student is None:
+        return
+    ours = parameters_of(student) - (trainable(student) if hasattr(student, "peft_config") else 0)
     for teacher in teachers:
-        if isinstance(teacher, torch.nn.Module) and student is not None and (said := smaller_teacher(teacher, student)):
+        if not isinstance(teacher, torch.nn.Module) or getattr(causal_lm(teacher), "quantization_method", None) not in COUNTED:
+            continue
+        if said := swapped(parameters_of(teacher), ours):
             warnings.warn(said, stacklevel=3)
 
 

@@ -26,7 +26,7 @@ import psutil
 
 from finetune.errors import HardwareError, NotHere
 from finetune.foreign import reason
-from finetune.formatting import enumerated
+from finetune.formatting import enumerated, ratio
 from finetune.hardware.cpu import cores, cpu_name
 from finetune.hardware.limits import limits
 from finetune.runtime import RuntimeOptions
@@ -193,8 +193,8 @@ def _fastest(device: str, rates: dict[str, float]) -> tuple[str, str]:
         return "float32", "all operations of training support it on this GPU"
     gain = rates["bfloat16"] / rates["float32"]
     if gain >= BFLOAT16_MUST_BE_FASTER:
-        return "bfloat16", f"{gain:.1f} times as fast as float32 here"
-    return "float32", f"bfloat16 would be {gain:.1f} times as fast; {BFLOAT16_MUST_BE_FASTER} are needed"
+        return "bfloat16", f"{ratio(gain, 1)} times as fast as float32 here"
+    return "float32", f"bfloat16 would be {ratio(gain, 1)} times as fast; {BFLOAT16_MUST_BE_FASTER} are needed"
 
 
 def _measured(path: Path, device: str, gpu: str | None) -> tuple[dict[str, float], str, str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from finetune.formatting import strip_control_chars
+from finetune.formatting import in_lines, strip_control_chars
 from finetune.importing.lines import MAPPED, MISSING, RUNTIME, SAME, UNKNOWN, Line, shown
 from finetune.recipe import Recipe, known_keys
 
@@ -96,4 +95,4 @@ def _flow(value: Any) -> str:
 
 
 def _comment(text: str, begin: str = "#   ") -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=begin, subsequent_indent=f"{begin}  ", break_long_words=False, break_on_hyphens=False)
+    return in_lines(text, WIDTH, begin, f"{begin}  ")

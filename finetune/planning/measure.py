@@ -1,6 +1,6 @@
 """Measure first: run a few real steps in a separate process and estimate time and memory from them.
 
-measurement = measure_first(context)                 # at most 20 seconds
+measurement = measure_first(context)                 # in about 20 seconds
 measurement.seconds, measurement.memory_bytes      # of the whole run; None for what was not reached
 """
 
@@ -22,6 +22,7 @@ from finetune.system.storage import unwritable_cache
 from finetune.training.step_count import divided
 
 SECONDS = 20.0
+PATIENCE = 3  # times as long is waited for a first step, on a machine that is busy
 CLOSING = 2.0  # seconds: saving the result, its card and its report
 KILLED = "The test steps ran out of memory; the system killed them."
 FAILED = "The test steps failed; the run would fail too."
@@ -59,8 +60,9 @@ def whole_run(stages: Mapping[str, float]) -> dict[str, float]:
 
 
 def measure_first(context: RunContext, seconds: float | None = None) -> Measurement:
-    """Load the models of a run, make a few of its steps and time them for at most `seconds` (SECONDS); leaves nothing behind.
+    """Load the models of a run, make a few of its steps and time them, in about `seconds` (SECONDS); leaves nothing behind.
 
+    Where loading alone takes longer it makes one step, and gives up after PATIENCE times as long.
     In another process: its peak is that of a run, and if it runs out of memory only it ends. It finds the prepared data in the cache.
     Where several train, it makes the steps of one of them.
     """
@@ -80,7 +82,7 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
             ended_late.set()  # before the end: its output ends at once, and what is asked then is why
             process.kill()
 
-        timer = threading.Timer(seconds, out_of_time)
+        timer = threading.Timer(PATIENCE * seconds, out_of_time)
         timer.start()
         try:
             process.stdin.write(json.dumps({**order, "folder": folder}))
@@ -95,7 +97,7 @@ def measure_first(context: RunContext, seconds: float | None = None) -> Measurem
             code = end(process)
     if "problem" not in found and "training" not in found:
         if ended_late.is_set():
-            found["late"] = f"Nothing was measured: loading and the first steps took longer than {seconds:.0f} seconds here."
+            found["late"] = f"Nothing was measured: loading and the first step took longer than {PATIENCE * seconds:.0f} seconds here."
         else:
             found["problem"] = KILLED if code < 0 else FAILED
     return Measurement(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.formatting import nearness, size
+from finetune.formatting import nearness, ratio, size
 
 HEAD = """## Files for other programs
 
@@ -34,8 +34,8 @@ def _row(exported: Mapping[str, Any]) -> str:
     cells = [
         exported["file"],
         size(exported["bytes"]),
-        f"{exported['smaller']:.1f} times",
-        "not measured" if faster is None else f"{faster:.1f} times",
+        f"{ratio(exported['smaller'], 1)} times",
+        "not measured" if faster is None else f"{ratio(faster, 1)} times",
         nearness(gate),
         f"{gate['same_top']} of {gate['prompts']} prompts" if gate.get("prompts") else "not measured",
     ]

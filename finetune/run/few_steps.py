@@ -161,8 +161,9 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.marks.append((time.perf_counter(), self.trainer.real_tokens))
         self.say_all(self.marks[-1][0] - self.marks[0][0])
-        made, next_one_ends = len(self.marks) - 1, 2 * self.marks[-1][0] - self.marks[-2][0]
-        if made >= MOST_STEPS or (made >= FEWEST_STEPS and next_one_ends > self.ends):
+        made, now = len(self.marks) - 1, self.marks[-1][0]
+        next_one_ends, fewest = 2 * now - self.marks[-2][0], FEWEST_STEPS if now < self.ends else 1
+        if made >= MOST_STEPS or (made >= fewest and next_one_ends > self.ends):
             control.should_training_stop = True
 
     def say_all(self, spent: float) -> None:

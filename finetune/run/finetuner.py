@@ -177,7 +177,7 @@ class LLMFineTuner:
     def plan(self, *, measure: bool = False) -> Plan:
         """What the run will cost; prepares the data, writes nothing into the output folder.
 
-        By arithmetic, or with `measure` from up to 20 seconds of real steps. Rows that are missing count by number and usual length.
+        By arithmetic, or with `measure` from about 20 seconds of real steps. Rows that are missing count by number and usual length.
         """
         from finetune.planning.plan import plan, plan_without_rows
 

@@ -8,12 +8,16 @@ The console writes to its own copy of the file descriptor, so that screen/quiet.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, OverflowMethod, RenderableType
 from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
 from rich.theme import Theme
 
 from finetune.formatting import strip_control_chars
@@ -23,15 +27,60 @@ THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": 
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
 NARROWEST = 20  # columns; of a table in fewer nothing would be left, and the terminal breaks the lines
 VERDICTS = {"better": "good", "worse": "bad"}
+WORD = re.compile(r"\s*\S+\s*")
 STUDENT = {"usable": "good", "weak": "warning", "not usable": "bad"}
 
 
 class SafeConsole(Console):
-    """A console on which no text, wherever it comes from, can move the cursor."""
+    """A console on which no text, wherever it comes from, can move the cursor, and that breaks lines at spaces alone.
+
+    A word that is longer than the screen is a path or part of a command: the terminal breaks it, and it can still be copied. Tables break
+    what is in their cells.
+    """
+
+    def print(self, *objects: Any, overflow: OverflowMethod | None = "ignore", crop: bool = False, **how: Any) -> None:
+        super().print(*objects, overflow=overflow, crop=crop, **how)
+
+    def render_lines(
+        self,
+        renderable: RenderableType,
+        options: ConsoleOptions | None = None,
+        *,
+        style: Style | None = None,
+        pad: bool = True,
+        new_lines: bool = False,
+    ) -> list[list[Segment]]:
+        """As rich does it, but nothing is cut off."""
+        width = (options or self.options).max_width
+        lines = []
+        for line in Segment.split_lines(Segment.apply_style(self.render(renderable, options), style)):
+            length = max(width, Segment.get_line_length(line))
+            whole = Segment.adjust_line_length(line, length, style=style, pad=pad)
+            lines.append([*whole, Segment.line()] if new_lines else whole)
+        return lines
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
+        how = options or self.options
+        if isinstance(renderable, Text) and not (renderable.no_wrap or how.no_wrap) and (renderable.overflow or how.overflow) == "ignore":
+            renderable, how = self._broken(renderable, how.max_width), how.update(no_wrap=True)
+        for segment in super().render(renderable, how):
             yield segment if segment.control else segment._replace(text=strip_control_chars(segment.text))
+
+    def _broken(self, text: Text, width: int) -> Text:
+        """The text in lines; of words only those of wide letters are broken, which Chinese and Japanese write without spaces."""
+        lines = list[Text]()
+        for line in text.split(allow_blank=True):
+            breaks, used = [], 0
+            for word in WORD.finditer(line.plain):
+                if used and used + cell_len(word.group().rstrip()) > width:
+                    breaks.append(word.start())
+                    used = 0
+                used += cell_len(word.group())
+            for part in line.divide(breaks):
+                part.rstrip()
+                is_wide = part.cell_len > max(width, len(part))
+                lines += part.wrap(self, width, overflow="fold") if is_wide else [part]
+        return Text("\n", end=text.end).join(lines)
 
 
 def people(*, stderr: bool = False) -> Console:

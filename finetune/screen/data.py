@@ -31,7 +31,7 @@ def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only:
     return block(*parts)
 
 
-def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, RenderableType]]:
+def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, Text | str]]:
     blank = f", {report['blank']:,} blank" if report["blank"] else ""
     unasked = f", {report['not_asked']:,} not used: {report['samples']:,} were asked for" if report.get("not_asked") else ""
     unmeasured = f", {report['not_measured']:,} of the other split not used" if report.get("not_measured") else ""

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.export.record import Exported
-from finetune.formatting import size
+from finetune.formatting import ratio, size
 from finetune.screen.tables import block, pairs, to_copy
 from finetune.screen.wording import as_typed
 
@@ -39,13 +39,13 @@ def in_words(done: Exported) -> str:
     found = []
     for times, more, less in ((done.smaller, "smaller", "larger"), (done.faster, "faster", "slower")):
         if times is not None and not 0.95 < times < 1.05:
-            found.append(f"{times:.1f}x {more}" if times > 1 else f"{1 / times:.1f}x {less}")
+            found.append(f"{ratio(times, 1)}x {more}" if times > 1 else f"{ratio(1 / times, 1)}x {less}")
     return ", ".join(found) + (" than the original, measured here." if found else "")
 
 
-def _proofs(done: Exported) -> list[tuple[str, RenderableType]]:
+def _proofs(done: Exported) -> list[tuple[str, Text | str]]:
     gate = done.gate
-    rows: list[tuple[str, RenderableType]] = []
+    rows: list[tuple[str, Text | str]] = []
     if gate.get("tensors") is not None:
         rows.append(("Weights read back", Text(f"{gate['tensors']} tensors, bit for bit", style="good")))
     if gate.get("exact"):

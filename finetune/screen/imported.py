@@ -5,12 +5,11 @@ console.print(imported_picture(import_file("lora.yml"), Path("recipe.yaml")), so
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 from rich.text import Text
 
-from finetune.formatting import counted
+from finetune.formatting import counted, in_lines
 from finetune.importing.imported import SECTIONS, Imported
 from finetune.importing.lines import MAPPED, MISSING, RUNTIME, SAME, UNKNOWN
 from finetune.screen.tables import to_copy
@@ -30,7 +29,7 @@ def imported_picture(found: Imported, written: Path | None) -> Text:
     for how, style in STYLES.items():
         if said := found.said(how):
             parts.append(Text(f"\n{SECTIONS[how]}:\n", style=style))
-            parts += [Text(textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n") for line in said]
+            parts += [Text("\n".join([*in_lines(line, WIDTH, "  ", "    "), ""])) for line in said]
     if written:
         commands = {name: f"{command_name()} {name.lower()} {quoted(str(written))}" for name in ("Plan", "Run")}
         commands["Run"] = " ".join([commands["Run"], *found.options])

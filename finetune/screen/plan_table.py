@@ -14,7 +14,7 @@ from rich.text import Text
 from finetune.benchmark.names import FEWEST_ROWS, held_out, in_few_bits
 from finetune.distillation.terms import in_words
 from finetune.events import DataPrepared, Event, Planned
-from finetune.formatting import count, kept, percent, size, strip_control_chars
+from finetune.formatting import count, kept, percent, ratio, size, strip_control_chars
 from finetune.planning.estimate import Plan
 from finetune.recipe import Recipe, StudentSpec, TeacherSpec
 from finetune.recipe.task_settings import task_words
@@ -22,7 +22,7 @@ from finetune.recipe.teacher_settings import OneTeacherSpec, grading_words, host
 from finetune.registry import load, title
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
-from finetune.screen.wording import about, briefly
+from finetune.screen.wording import about, as_typed, briefly
 from finetune.training.step_count import rows_of_step
 
 LEAST_SHOWN = 0.02  # of the time
@@ -56,11 +56,11 @@ class PlanScreen:
 
 def _remarks(plan: Plan) -> list[Text]:
     """What a person would not expect, and what does not fit."""
-    notes = [Text(strip_control_chars(note)) for note in [*plan.notes, *plan.alignment]]
-    return notes + [Text(f"! {problem}", style="warning") for problem in [*plan.problems, *plan.warnings]]
+    notes = [Text(as_typed(strip_control_chars(note))) for note in [*plan.notes, *plan.alignment]]
+    return notes + [Text(f"! {as_typed(strip_control_chars(said))}", style="warning") for said in [*plan.problems, *plan.warnings]]
 
 
-def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
+def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, Text | str]]:
     training, teacher, upload = recipe.training, recipe.all_teachers, recipe.upload
     itself = recipe.teaches_itself
     if teacher and not itself:
@@ -69,7 +69,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
             yield "Teacher", f"{each.source}{part}{_told(each)}"
         yield "Student", _student(recipe)
         if plan.speed_up:
-            yield "", f"about {count(plan.parameters)} parameters and {plan.speed_up:.1f} times the speed of its teacher"
+            yield "", f"about {count(plan.parameters)} parameters and {ratio(plan.speed_up, 1)} times the speed of its teacher"
     elif recipe.grader:
         yield "Teacher", f"{strip_control_chars(recipe.grader.model or '')} at {host_of(str(recipe.grader.server))}{_told(recipe.grader)}"
         yield "", f"returns {grading_words(recipe.grader.likeliest)}"
@@ -133,7 +133,7 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, RenderableType]]:
     yield "Upload", f"{upload.repo}, {'private' if upload.private else 'PUBLIC'}" if upload else "nothing leaves this machine"
 
 
-def _cost(plan: Plan) -> Iterator[tuple[str, RenderableType]]:
+def _cost(plan: Plan) -> Iterator[tuple[str, Text | str]]:
     """Memory and disk against what is free, and time."""
     yield "Memory", _against(plan.memory_total, plan.free_memory, plan.memory)
     yield "Disk", _against(plan.disk_bytes, plan.free_disk)

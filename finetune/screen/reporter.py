@@ -24,6 +24,7 @@ from finetune.events import Event, HeldOutLoss, Notice, Progress, Reporter, Stag
 from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import AS_IT_IS, people
 from finetune.screen.quiet import quiet
+from finetune.screen.tables import Pairs
 from finetune.screen.wording import duration
 from finetune.system.stopping import no_interrupt_lost
 
@@ -116,14 +117,12 @@ class RichReporter:
 
     def _said(self, event: Notice) -> RenderableType:
         style, mark = ("warning", "!") if event.level == "warning" else ("quiet", " ")
-        line = Table.grid(padding=(0, 1))
-        line.add_row(Text(mark, style=style), Text(strip_control_chars(event.text), style=style))
-        return line
+        return Pairs([(Text(mark, style=style), Text(strip_control_chars(event.text), style=style))], gap=1)
 
     def _finished(self, title: str, event: StageFinished) -> RenderableType:
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column(width=1)
-        line.add_column(ratio=1)
+        line.add_column(ratio=1, overflow="fold")
         line.add_column(justify="right", no_wrap=True)
         text = Text(title)
         if event.summary:

@@ -40,7 +40,7 @@ from finetune.benchmark.report import ranks_in_words
 from finetune.benchmark.student_verdict import verdict_on
 from finetune.errors import RecipeError
 from finetune.export.offer import in_reach, usual_type
-from finetune.formatting import count, size, strip_control_chars
+from finetune.formatting import count, ratio, size, strip_control_chars
 from finetune.publish.usage import in_short
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, run_again
@@ -150,7 +150,7 @@ def _before(scores: Mapping[str, Any]) -> list[RenderableType]:
     return [Text(f"The student before training: {known}. Against that: {now}.", style="quiet")]
 
 
-def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, RenderableType]]:
+def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, Text | str]]:
     """What the student costs beside its teacher; nothing that was not measured."""
     if words := beside_the_teacher(scores):
         yield "Perplexity", words
@@ -162,7 +162,7 @@ def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, Render
     ):
         student, teacher = (scores.get(group, {}).get(side, {}).get(key) for side in ("after", "teacher"))
         if student and teacher:
-            yield name, f"{say(student)} against {say(teacher)} ({student / teacher:.2f} times)"
+            yield name, f"{say(student)} against {say(teacher)} ({ratio(student / teacher)} times)"
 
 
 def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
@@ -190,7 +190,7 @@ def _sample(answer: Answer, width: int) -> list[RenderableType]:
         texts.add_row(side, _answer(text, good=side == "after"))
     if answer.missing:
         texts.add_row("missing", Text(_clip(", ".join(answer.missing), LONGEST_ANSWER), style="warning"))
-    return [Text(_clip(answer.prompt, 2 * width - 10), style="quiet"), texts, Text("")]
+    return [Text(_clip(answer.prompt, 2 * width - 10), style="quiet", overflow="fold"), texts, Text("")]
 
 
 def train_further(output_dir: Path) -> str | None:

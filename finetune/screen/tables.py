@@ -6,36 +6,50 @@ console.print(fact_list([("memory", "8.0 GB free of 16.0 GB", True)]))
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from textwrap import wrap
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from finetune.benchmark.names import LOWER_IS_BETTER, NAMES, by_verdict
-from finetune.formatting import strip_control_chars
+from finetune.formatting import in_lines, strip_control_chars
 from finetune.screen.console import VERDICTS
 
 WORDS = ("Elsewhere",)  # names of what is neither a path nor a command
 NARROW = 70  # columns; below them there is less in a row
 
 
-def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+@dataclass(frozen=True)
+class Pairs:
+    """Texts side by side, as in a table of two columns, but nothing in the second is cut off or broken inside a word."""
+
+    rows: Sequence[tuple[Text, Text]]
+    gap: int = 2
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left = max((name.cell_len for name, _ in self.rows), default=0) + self.gap
+        for name, fact in self.rows:
+            for number, line in enumerate(console.render_lines(fact, options.update_width(max(1, options.max_width - left)), pad=False)):
+                begins = name if number == 0 else Text()
+                yield from begins.render(console)
+                yield Segment(" " * (left - begins.cell_len))
+                yield from line
+                yield Segment.line()
+
+
+def pairs(rows: Iterable[tuple[str, Text | str]]) -> Pairs:
     """Names on the left, facts on the right; text is shown character by character, whatever it contains."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="quiet", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, fact in rows:
-        table.add_row(Text(name), Text(strip_control_chars(fact)) if isinstance(fact, str) else fact)
-    return table
+    return Pairs([(Text(name, style="quiet"), Text(strip_control_chars(fact)) if isinstance(fact, str) else fact) for name, fact in rows])
 
 
 def to_copy(rows: Iterable[tuple[str, str]], width: int) -> Text:
     """Names and paths or commands, which are never broken into lines by us, but words are; to be printed with soft_wrap."""
     name_in, between, indent = ("{:<9}", "  ", " " * 13) if width >= NARROW else ("{}", "\n  ", "  ")
-    told = [(name, f"\n{indent}".join(wrap(fact, width - len(indent))) if name in WORDS else fact) for name, fact in rows]
+    told = [(name, f"\n{indent}".join(in_lines(fact, width - len(indent))) if name in WORDS else fact) for name, fact in rows]
     return Text("\n").join(Text.assemble("  ", (name_in.format(name), "quiet"), between, fact) for name, fact in told)
 
 

@@ -25,7 +25,7 @@ def upload_picture(plan: UploadPlan) -> RenderableType:
     files = sorted(plan.files.items(), key=lambda file: -file[1])
     shown = [f"{name} ({size(length)})" for name, length in files[:MOST_FILES]]
     more = [f"and {len(files) - MOST_FILES} more"] if len(files) > MOST_FILES else []
-    facts: list[tuple[str, RenderableType]] = [
+    facts: list[tuple[str, Text | str]] = [
         ("User", target.user),
         ("Repository", f"{target.repo} ({'exists, will be updated' if target.exists else 'new'})"),
         ("Visibility", Text("private") if target.private else Text("PUBLIC: everyone can see it", style="warning")),

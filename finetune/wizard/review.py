@@ -86,7 +86,7 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
             first.append(Choice(str(number), f"Use {fix.text}", f"{size(fix.memory_total)} of memory"))
         first.append(Choice(START, "Start anyway" if unfit else "Start", about(found.seconds)))
         if not found.measured and not found.making:
-            first.append(Choice(MEASURE, "Measure first", "runs a few real steps; at most 20 seconds"))
+            first.append(Choice(MEASURE, "Measure first", "runs a few real steps; about 20 seconds"))
         if found.gpus > 1 and not tuner.context.alone:
             first.append(Choice(GPUS, "Use another number of GPUs", f"now {found.processes} of {found.gpus}"))
     choices = [*first, Choice(CHANGE, "Change something"), Choice(SAVE, "Save the recipe only"), Choice(QUIT, "Quit")]

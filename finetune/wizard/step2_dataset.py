@@ -202,8 +202,8 @@ def _corrected(draft: Draft, prompter: Prompter, seen: Preview, answer: str, num
     return _columns(draft, prompter, seen, number)
 
 
-def _source(draft: Draft, prompter: Prompter, here: HostInfo, number: int = 1) -> Draft:
-    """The dataset; it is asked again where an offered file cannot be read, as one that is typed is."""
+def _source(draft: Draft, prompter: Prompter, here: HostInfo, number: int = 1, *, proposed: bool = True) -> Draft:
+    """The dataset; it is asked again where an offered file cannot be read, as one that is typed is. `proposed`: Enter keeps the draft's."""
     default = get(draft, "dataset.source")
     note = get(draft, "dataset.config") or ("what the teacher learned from" if looks_local(default) else "")
     offered = [Choice(default, strip_control_chars(default), note)] if default not in (BUILT_IN, GENERATED) else []
@@ -216,9 +216,14 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo, number: int = 1) -
         *([Choice(GENERATED, f"No data? {who} writes it", "on a topic of yours")] if who else []),
     ]
     key = "dataset.source" if number == 1 else f"dataset.source-{number}"  # each question is its own, for going back
-    picked = prompter.select(key, "Dataset", offered, default=default, more=MORE)
+    picked = prompter.select(key, "Dataset", offered, default=default if proposed else BUILT_IN, more=MORE)
     if picked == default:
-        return draft
+        is_file = default not in (BUILT_IN, GENERATED) and looks_local(default)
+        problem = _file_problem(default, here, Recipe.from_layers(draft).dataset) if is_file else None
+        if not problem:
+            return draft
+        prompter.note([("class:warning", problem)])
+        return _source(draft, prompter, here, number + 1, proposed=False)
     if picked == GENERATED:
         return writer.ask(written_by_teacher(draft), prompter, here)
     if picked == FILE:
@@ -303,15 +308,16 @@ def _is_offered(path: Path) -> bool:
         return False
 
 
-def _file_problem(text: str, here: HostInfo) -> str | None:
+def _file_problem(text: str, here: HostInfo, spec: DatasetSpec | None = None) -> str | None:
     if not text:
         return "Type the name of a file or folder."
     if missing := _missing(text):
         return missing
-    seen = look(DatasetSpec(source=text), here.runtime)
+    spec = spec or DatasetSpec(source=text)
+    seen = look(spec, here.runtime)
     if not isinstance(seen, DatasetError) or text_encoding.is_wrong(seen):
         return None
-    if isinstance(look(DatasetSpec(source=text, answers=TEACHER), here.runtime), DatasetError):
+    if isinstance(look(spec.model_copy(update={"answers": TEACHER}), here.runtime), DatasetError):
         return f"{seen.message} {spoken_hint(seen)}".strip()
     return None  # its rows have no answers: what becomes of them is asked next
 

@@ -191,6 +191,10 @@ def test_a_run_tells_it_before_training_and_keeps_it(place: Path, capfd: pytest.
     assert (kept["read"], kept["skipped"], kept["train"]) == (44, 4, 36)
     assert [row["line"] for row in kept["skipped_rows"]] == [41, 42, 43, 44]
     assert [[piece["supervised"] for piece in example] for example in kept["examples"]] == [[False, True]] * 3
+    assert main(["plan", *recipe(bad_rows=0.1), "--json"]) == 1
+    problems = json.loads(capfd.readouterr().out)["problems"]
+    taken = "The output folder made is not empty; nothing is overwritten. Choose another one, for example --output-dir made-2"
+    assert problems == [taken], "as a run says it"
 
 
 PLANNED: dict[str, tuple[list[dict[str, Any]], str]] = {  # rows, and what the plan says about them

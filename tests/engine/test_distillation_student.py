@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import peft
@@ -17,11 +18,13 @@ from finetune.distillation.pair_checks import examine, stop_on_problem
 from finetune.distillation.students.cutting import kept_layers, layer_stack
 from finetune.distillation.students.layers import blocks_to_leave_out
 from finetune.distillation.students.student import make_student
+from finetune.distillation.trainer_inputs import warn_of_smaller
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError, RecipeError, TrainingError, VocabularyMismatch
 from finetune.events import Notice, Recorder
 from finetune.recipe.settings import FromTeacher
 from finetune.training.head import head_of
+from finetune.training.loop import parameters_of
 
 ROWS = pico_rows(6)
 IDS = torch.arange(4, 24)[None]
@@ -200,15 +203,25 @@ class TestDoctor:
         silent = [{"input_ids": [5, 6, 7], "labels": [-100] * 3}]
         assert any("None of the 3 tokens is supervised" in text for text in self.findings(pico("llama"), deep("llama"), silent)["problem"])
 
-    def test_a_smaller_teacher_and_a_worse_one_are_warned_about(self) -> None:
+    def test_a_worse_teacher_is_warned_about(self) -> None:
         student = deep("llama")
         rows = [
             {"input_ids": list(ids), "labels": list(ids)}
             for ids in student.generate(IDS[:, :3], max_new_tokens=12, do_sample=False).tolist()
         ]
         warnings = self.findings(student, pico("qwen3", seed=3), rows)["warning"]
-        assert any("smaller than the student" in text for text in warnings)
         assert any("no better than the student" in text for text in warnings)
+
+    def test_a_smaller_teacher_is_warned_about_where_no_plan_does_and_weights_in_four_bits_count_each(self) -> None:
+        teacher, student = pico("llama"), torch.nn.Module()
+        packed = torch.zeros(parameters_of(teacher) * 3 // 4, dtype=torch.uint8)
+        student.weight = torch.nn.Parameter(packed, requires_grad=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_of_smaller([teacher], student)
+        student.weight.quant_state = "of bitsandbytes"
+        with pytest.warns(UserWarning, match="Did you swap them"):
+            warn_of_smaller([teacher], student)
 
     def test_rows_beyond_the_teachers_context(self) -> None:
         long = [{"input_ids": [5] * 100, "labels": [5] * 100}]

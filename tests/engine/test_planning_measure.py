@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from transformers import TrainerControl
 from workshop import Workshop, recorded
 
 from finetune.errors import OutputExists
 from finetune.events import Progress
 from finetune.planning import measure
 from finetune.planning.measure import CLOSING, Measurement, measure_first
+from finetune.recipe import Recipe
+from finetune.run import few_steps
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +80,25 @@ def test_scores_that_are_known_already_cost_nothing(shop: Workshop) -> None:
     assert measured.stages["after"] > 0
 
 
-def test_what_takes_longer_is_ended_in_time_and_said(shop: Workshop) -> None:
-    found = measure_first(shop.tuner(shop.layer()).context, seconds=0.5)
+def test_what_takes_much_longer_is_ended_in_time_and_said(shop: Workshop) -> None:
+    found = measure_first(shop.tuner(shop.layer()).context, seconds=0.1)
     assert found.seconds is None
     assert found.problem is None
     assert found.late is not None
     assert "longer than 0 seconds" in found.late
+
+
+@pytest.mark.parametrize(("ends", "steps"), [(math.inf, few_steps.MOST_STEPS), (1e-9, 1)])
+def test_on_a_busy_machine_one_step_is_enough(ends: float, steps: int) -> None:
+    said: list[dict[str, Any]] = []
+    watch = few_steps.Watch(lambda **facts: said.append(facts), Recipe(), Mock(train_tokens=5000), before=0, device="cpu")
+    watch.ends, watch.trainer, control = ends, Mock(real_tokens=0), TrainerControl()
+    watch.on_train_begin(None, None, control)
+    while not control.should_training_stop:
+        watch.trainer.real_tokens += 100
+        watch.on_step_end(None, None, control)
+    assert [facts["steps"] for facts in said] == list(range(1, steps + 1))
+    assert said[-1]["training"] > 0
 
 
 def test_whoever_was_ended_in_time_did_not_run_out_of_memory(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,8 @@ def test_rows_of_a_file_by_its_name(shop: Workshop, tmp_path: Path) -> None:
         ({"train_dataset": PAIRS, "processing_class": None}, DatasetError, "The rows are text, and there is no tokenizer for them."),
         ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "the dataset has the columns left, right, and none"),
         ({"teacher_model": 3}, RecipeError, "teacher_model is of type int."),
+        ({"teacher_modle": 3}, RecipeError, "DistillationTrainer has no keyword teacher_modle. Did you mean teacher_model?"),
+        ({"eval_datset": []}, RecipeError, "DistillationTrainer has no keyword eval_datset. Did you mean eval_dataset?"),
         ({"args": {"num_train_epochs": 1}}, RecipeError, "args is of type dict."),
         ({"train_dataset": []}, DatasetError, "The data contains no rows."),
         ({"train_dataset": "no-such-rows.jsonl"}, DatasetError, "There is no file no-such-rows.jsonl."),

@@ -63,6 +63,12 @@ def test_the_checkers_are_content(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_script_says_what_it_measures() -> None:
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")}
+    mute = [name for name, text in scripts.items() if "__main__" in text and "ArgumentParser(description=" not in text]
+    assert mute == []
+
+
 def test_files_stay_short_enough_to_read() -> None:
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert {name: length for name, length in lengths.items() if length > LINES} == {}

@@ -23,7 +23,7 @@ from finetune.formatting import count, size, strip_control_chars
 from finetune.recipe import Recipe
 from finetune.run.resume import nothing_left, training_complete
 from finetune.run_folder import RunFolder, free_name
-from finetune.screen.console import THEME
+from finetune.screen.console import THEME, SafeConsole
 from finetune.screen.data import data_report
 from finetune.screen.plan_table import review
 from finetune.screen.quiet import quiet
@@ -43,13 +43,13 @@ STEP = TrainingStep(
 
 
 def drawn(picture: RenderableType, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, theme=THEME, force_terminal=False)
+    console = SafeConsole(file=io.StringIO(), width=width, theme=THEME, force_terminal=False)
     console.print(picture)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def screen(width: int = 80) -> Console:
-    return Console(file=io.StringIO(), width=width, theme=THEME, force_terminal=True, color_system=None, highlight=False)
+    return SafeConsole(file=io.StringIO(), width=width, theme=THEME, force_terminal=True, color_system=None, highlight=False)
 
 
 def written(console: Console) -> str:

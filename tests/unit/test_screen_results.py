@@ -118,7 +118,7 @@ def test_a_student_is_set_beside_its_teacher(width: int) -> None:
     ("student", "said"),
     [
         (7.2, "lower than the teacher's, 7.20 against 13.8: the student predicts these rows better"),
-        (27.6, "2.00 times the teacher's, 27.6 against 13.8: the student predicts these rows less well"),
+        (27.6, "2.0 times the teacher's, 27.6 against 13.8: the student predicts these rows less well"),
     ],
 )
 def test_perplexity_beside_the_teachers_is_told_in_words_and_never_as_a_share(student: float, said: str) -> None:

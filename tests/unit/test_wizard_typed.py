@@ -11,7 +11,7 @@ import pytest
 from wizard_answers import DEFAULT, Listening, enter_all_the_way, here, model_folder
 
 from finetune.recipe import Recipe
-from finetune.wizard import ask_recipe, step6_upload
+from finetune.wizard import ask_recipe, step2_dataset, step6_upload
 from finetune.wizard.asking.dropped import dropped
 from finetune.wizard.asking.prompter import ScriptedPrompter
 
@@ -132,3 +132,12 @@ def test_an_offered_file_that_cannot_be_read_is_told_at_once_and_the_dataset_ask
     keys = [key for key in prompter.asked if key.startswith("dataset.")]
     assert keys[:3] == ["dataset.source", "dataset.source-2", "dataset.reading"]
     assert any(sentence.startswith("broken.jsonl: no row can be used") for sentence in prompter.shown)
+
+
+def test_a_proposed_file_that_cannot_be_read_is_told_too_and_enter_then_takes_the_built_in_rows() -> None:
+    Path("rows.jsonl").write_text("{\n")
+    prompter = Listening({})
+    draft = {"approach": "fine-tuning", "dataset": {"source": "rows.jsonl"}}
+    assert step2_dataset.ask(draft, prompter, here())["dataset"]["source"] == "builtin:python-docs"
+    assert prompter.asked[:2] == ["dataset.source", "dataset.source-2"]
+    assert any(sentence.startswith("rows.jsonl: no row can be used") for sentence in prompter.shown)

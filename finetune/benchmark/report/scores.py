@@ -33,7 +33,7 @@ from finetune.benchmark.names import (
 from finetune.benchmark.report.charts import interval, scale_of
 from finetune.benchmark.report.html import Html, duration, element, joined, section, table
 from finetune.benchmark.student_verdict import verdict_on
-from finetune.formatting import count, enumerated, size
+from finetune.formatting import count, enumerated, ratio, size
 
 SENTENCES = {"better": "Better", "worse": "Worse", "no evidence": "No evidence of a change"}
 STUDENT = {"usable": "better", "not usable": "worse"}
@@ -124,7 +124,7 @@ def costs(scores: Mapping[str, Any]) -> Html:
     for name, group, key, say in COSTS:
         then, now = ((scores.get(group) or {}).get(side, {}).get(key) for side in (first, second))
         if now:
-            rows.append([name, say(then) if then else "", say(now), f"{now / then:.2f}" if then else ""])
+            rows.append([name, say(then) if then else "", say(now), ratio(now / then) if then else ""])
     for metric, kept in retained(scores).items():
         between = element("small", f"[{share(kept['low'])}, {share(kept['high'])}]") if kept["low"] is not None else ""
         rows.append([f"{NAMES.get(metric, metric)} kept", "", joined([f"{share(kept['value'])} ", between]), ""])

@@ -60,7 +60,10 @@ def indent(fragments: Fragments) -> Fragments:
 
 
 def wrap(fragments: Fragments, width: int) -> Fragments:
-    """Lines broken at spaces; the rest of a broken line starts like its beginning, indented and with its bar."""
+    """Lines broken at spaces; the rest of a broken line starts like its beginning, indented and with its bar.
+
+    A longer word stays whole, as it may be a path or part of a command; it is broken beside a bar, or if its letters are wide.
+    """
     wrapped: Fragments = []
     for number, line in enumerate(_lines(fragments)):
         if number:
@@ -98,7 +101,8 @@ def _wrap_line(line: Fragments, width: int) -> Fragments:
             if used + get_cwidth(word.rstrip(" ")) > width and used > len(margin):
                 new_line()
                 word = word.lstrip(" ")
-            while get_cwidth(word.rstrip(" ")) > width - used:
+            is_data = margin.strip() or get_cwidth(word) > len(word)
+            while is_data and get_cwidth(word.rstrip(" ")) > width - used:
                 fitting = beginning(word, width - used) or word[0]
                 wrapped.append((style, fitting))
                 word = word[len(fitting) :]

@@ -1,0 +1,46 @@
+"""Long words and numbers on a screen: paths and commands stay whole, ratios are said as people say them."""
+
+from __future__ import annotations
+
+import pytest
+from prompt_toolkit.utils import get_cwidth
+from test_screen import Figures, drawn, screen
+
+from finetune.events import Notice
+from finetune.formatting import ratio
+from finetune.recipe import Recipe
+from finetune.screen.plan_table import review
+from finetune.screen.reporter import RichReporter
+from finetune.wizard.asking.layout import wrap
+from finetune.wizard.asking.prompter import plain
+
+COMMAND = f"--set dataset.source=/home/ada/{'a-long-folder/' * 6}rows.jsonl"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_word_is_broken_so_that_paths_and_commands_can_be_copied(width: int) -> None:
+    path = COMMAND.split()[1]
+    plan = Figures(problems=[f"Another file would do: {COMMAND}"], notes=[f"It was read from {path}"])
+    recipe = Recipe.from_layers({"output_dir": path})
+    shown = drawn(review(recipe, plan), width)  # type: ignore[arg-type]
+    assert shown.count(path) == 3
+    console = screen(width)
+    RichReporter(console).report(Notice(f"It is there: {COMMAND}"))
+    assert path in console.file.getvalue()  # type: ignore[attr-defined]
+    assert path in plain(wrap([("class:warning", f"It is there: {COMMAND}")], width))
+
+
+def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
+    assert max(map(get_cwidth, drawn(f"Topic: {'订单84731已经从我们的仓库发出,' * 9}", 40).splitlines())) <= 40
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        *((3358.21, "about 3,400"), (123.4, "about 120"), (99.6, "about 100"), (33.58, "34"), (9.96, "10"), (4.44, "4.4")),
+        *((1.996, "2.0"), (1.38, "1.38"), (0.737, "0.74"), (0.0312, "0.03"), (0.0003, "under 0.01")),
+    ],
+)
+def test_ratios_have_the_digits_that_a_person_would_say(number: float, said: str) -> None:
+    assert ratio(number) == said
+    assert ratio(number, 1) == {"1.38": "1.4", "0.74": "0.7"}.get(said, said)
