@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune.benchmark.labels import as_label
+from finetune.benchmark.labels import as_label, reference_labels
 from finetune.formatting import counted, ratio, strip_control_chars
 from finetune.registry import title
 
@@ -163,7 +163,7 @@ def by_label(scores: Mapping[str, Any]) -> str | None:
     right, rows = (scores.get("per_row") or {}).get("accuracy") or [], scores.get("generations") or []
     written = Counter(" ".join(strip_control_chars(row["reference"]).split()) for row in rows)
     shown = {as_label(label): label for label, _ in reversed(written.most_common())}  # in the spelling that most rows have
-    labels = [as_label(strip_control_chars(row["reference"])) for row in rows]
+    labels = reference_labels(scores)
     of = Counter(labels)
     if len(right) != len(rows) or not 0 < len(of) <= min(MOST_LABELS, len(rows) / 2) or max(map(len, written)) > LONGEST_LABEL:
         return None

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.benchmark.labels import reference_labels
 from finetune.benchmark.names import FEWEST_ROWS, LOWER_IS_BETTER, NAMES, independent, number, retained, share
 from finetune.formatting import ratio
 
@@ -87,7 +88,7 @@ def _teacher_is_no_better(scores: Mapping[str, Any]) -> str:
 
 def _by_one_answer(scores: Mapping[str, Any]) -> float:
     """The share of rows that have the commonest answer, where few answers are given to many rows, as labels are; else 0."""
-    answers = Counter(row["reference"] for row in scores.get("generations") or [])
+    answers = Counter(reference_labels(scores))
     return max(answers.values()) / answers.total() if 0 < 2 * len(answers) <= answers.total() else 0.0
 
 

@@ -18,6 +18,7 @@ from finetune.data.formats.cells import Record, is_blank, is_learned
 from finetune.data.formats.marks import Marks, check_text
 from finetune.data.formats.messages import Messages
 from finetune.data.formats.rendered import Rendered
+from finetune.data.formats.text import Text
 from finetune.data.formats.tools import is_nothing
 from finetune.data.rows import NotWanted, RowProblem, SkippedRow, no_rows
 from finetune.errors import DatasetError, UnknownFormat
@@ -53,10 +54,13 @@ class RowReader:
         self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
         if self.inner:
             self.all_columns = [name for name in self.all_columns if any(name in row for row in sample)]
+        is_named = bool(chosen)
         if prompts and not chosen and (alone := formats.prompts_alone(self.all_columns, sample)):
             chosen = ColumnsSpec(text=alone)
         self.chosen = chosen
         self.format = formats.detect(self.all_columns, sample, chosen, where)
+        if prompts and not is_named and isinstance(self.format, Text):
+            self.format = Rendered.of(self.format.columns[0], sample, answered=False) or self.format
         if not (chats or chosen) and isinstance(self.format, Rendered):
             self.chosen = ColumnsSpec(text=self.format.columns[0])
             self.format = formats.detect(self.all_columns, sample, self.chosen, where)

@@ -93,7 +93,7 @@ def test_of_too_few_rows_and_without_a_teacher_nothing_is_judged() -> None:
 
 
 SIZE = {"before": {"parameters": 9}, "teacher": {"parameters": 9}}
-REFERENCES = [{"reference": "ham"}] * 60 + [{"reference": "spam"}] * 40
+REFERENCES = [{"reference": "ham"}] * 40 + [{"reference": "Ham."}] * 20 + [{"reference": "spam"}] * 40
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wizard_answers import Listening, here
 
 from finetune.data.formats import detect
-from finetune.data.formats.rendered import STYLES, chat
+from finetune.data.formats.styles import STYLES, chat
 from finetune.data.preview import preview_source
 from finetune.data.reading import Rows, read_rows
 from finetune.data.rows import TooManyBadRows
@@ -81,13 +81,13 @@ CHATS: dict[str, tuple[str, str | None, str]] = {
         "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\nOk<end_of_turn>\n",
     ),
     "Zephyr": (
-        "Zephyr or Phi",
+        "Zephyr, Phi or GLM",
         "Be brief.",
         "<|system|>\nBe brief.</s>\n<|user|>\nHi\n there</s>\n<|assistant|>\n- Hello!\n\n  - you</s>\n"
         "<|user|>\nBye</s>\n<|assistant|>\nOk</s>\n",
     ),
     "Phi": (
-        "Zephyr or Phi",
+        "Zephyr, Phi or GLM",
         None,
         "<|user|>\nHi\n there<|end|>\n<|assistant|>\n- Hello!\n\n  - you<|end|>\n"
         "<|user|>\nBye<|end|>\n<|assistant|>\nOk<|end|>\n<|endoftext|>",
@@ -111,6 +111,81 @@ CHATS: dict[str, tuple[str, str | None, str]] = {
     "OpenChatKit": ("<human>: ... <bot>: ...", None, "<human>: Hi\n there\n<bot>: - Hello!\n\n  - you\n<human>: Bye\n<bot>: Ok"),
     "HH": ("Human: ... Assistant: ...", None, "\n\nHuman: Hi\n there\n\nAssistant: - Hello!\n\n  - you\n\nHuman: Bye\n\nAssistant: Ok"),
     "lines": ("User: ... Assistant: ...", None, "User: Hi\n there\nAssistant: - Hello!\n\n  - you\nUser: Bye\nAssistant: Ok"),
+    "bots": ("User: ... Bot: ...", None, "User: Hi\n there\nBot: - Hello!\n\n  - you\nUser: Bye\nBot: Ok"),
+    "LangChain": ("Human: ... AI: ...", "Be brief.", "Be brief.\n\nHuman: Hi\n there\nAI: - Hello!\n\n  - you\nHuman: Bye\nAI: Ok"),
+    "Q and A": ("Q: ... A: ...", None, "Q: Hi\n there\nA: - Hello!\n\n  - you\n\nQ: Bye\nA: Ok"),
+    "questions": ("Question: ... Answer: ...", None, "Question: Hi\n there\nAnswer: - Hello!\n\n  - you\n\nQuestion: Bye\nAnswer: Ok"),
+    "headings of questions": (
+        "### Question: ... ### Answer: ...",
+        None,
+        "### Question: Hi\n there\n ### Answer: - Hello!\n\n  - you\n### Question: Bye\n ### Answer: Ok",
+    ),
+    "Alpaca on one line": (
+        "Alpaca",
+        None,
+        f"{ALPACA} ### Instruction: Hi\n there ### Response: - Hello!\n\n  - you ### Instruction: Bye ### Response: Ok",
+    ),
+    "Phi 4": (
+        "ChatML",
+        "Be brief.",
+        "<|im_start|>system<|im_sep|>Be brief.<|im_end|><|im_start|>user<|im_sep|>Hi\n there<|im_end|>"
+        "<|im_start|>assistant<|im_sep|>- Hello!\n\n  - you<|im_end|>"
+        "<|im_start|>user<|im_sep|>Bye<|im_end|><|im_start|>assistant<|im_sep|>Ok<|im_end|>",
+    ),
+    "Llama 4": (
+        "Llama 4",
+        "Be brief.",
+        "<|begin_of_text|><|header_start|>system<|header_end|>\n\nBe brief.<|eot|><|header_start|>user<|header_end|>\n\nHi\n there<|eot|>"
+        "<|header_start|>assistant<|header_end|>\n\n- Hello!\n\n  - you<|eot|>"
+        "<|header_start|>user<|header_end|>\n\nBye<|eot|><|header_start|>assistant<|header_end|>\n\nOk<|eot|>",
+    ),
+    "Gemma 4": (
+        "Gemma 4",
+        "Be brief.",
+        "<bos><|turn>system\nBe brief.<turn|>\n<|turn>user\nHi\n there<turn|>\n<|turn>model\n- Hello!\n\n  - you<turn|>\n"
+        "<|turn>user\nBye<turn|>\n<|turn>model\nOk<turn|>\n",
+    ),
+    "Granite": (
+        "Granite",
+        "Be brief.",
+        "<|start_of_role|>system<|end_of_role|>Be brief.<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>Hi\n there<|end_of_text|>\n"
+        "<|start_of_role|>assistant<|end_of_role|>- Hello!\n\n  - you<|end_of_text|>\n"
+        "<|start_of_role|>user<|end_of_role|>Bye<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>Ok<|end_of_text|>\n",
+    ),
+    "Command R": (
+        "Command R",
+        "Be brief.",
+        "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Be brief.<|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hi\n there<|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>- Hello!\n\n  - you<|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Bye<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>Ok<|END_OF_TURN_TOKEN|>",
+    ),
+    "Command R7B": (
+        "Command R",
+        None,
+        "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hi\n there<|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>- Hello!\n\n  - you<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Bye<|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>Ok<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+    ),
+    "Kimi": (
+        "Kimi",
+        "Be brief.",
+        "<|im_system|>system<|im_middle|>Be brief.<|im_end|><|im_user|>user<|im_middle|>Hi\n there<|im_end|>"
+        "<|im_assistant|>assistant<|im_middle|>- Hello!\n\n  - you<|im_end|>"
+        "<|im_user|>user<|im_middle|>Bye<|im_end|><|im_assistant|>assistant<|im_middle|>Ok<|im_end|>",
+    ),
+    "GLM": (
+        "Zephyr, Phi or GLM",
+        "Be brief.",
+        "[gMASK]<sop><|system|>\nBe brief.<|user|>\nHi\n there<|assistant|>\n- Hello!\n\n  - you<|user|>\nBye<|assistant|>\nOk<|user|>",
+    ),
+    "OpenChat": (
+        "OpenChat",
+        "Be brief",
+        "<s>Be brief<|end_of_turn|>GPT4 Correct User: Hi\n there<|end_of_turn|>GPT4 Correct Assistant: - Hello!\n\n  - you<|end_of_turn|>"
+        "GPT4 Correct User: Bye<|end_of_turn|>GPT4 Correct Assistant: Ok<|end_of_turn|>",
+    ),
 }
 
 
@@ -176,6 +251,11 @@ TEXTS = {
     "an interview": "Reporter: Why?\n\nHuman: Because.\n\nReporter: And?\n\nHuman: So.",
     "a long beginning": "It rained. " * 300 + "\n\n### Human: Hi### Assistant: Hello",
     "strikethrough": "<s>old</s> new",
+    "choices": "Q: The capital of Norway?\nA: Rome\nB: Oslo\nAnswer: B",
+    "a page of answers": "# Questions\n\nQ: Why?\nA: Because.",
+    "a passage and a question": "The tower is 324 metres tall.\nQuestion: How tall is it?\nAnswer: 324 metres",
+    "calls of Command R": "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hi<|END_OF_TURN_TOKEN|>"
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_ACTION|>[]<|END_ACTION|><|END_OF_TURN_TOKEN|>",
 }
 
 
@@ -186,15 +266,72 @@ def test_any_other_text_stays_text(kind: str) -> None:
     assert (found.name, found.to_messages({"text": text})) == ("text", [{"role": "text", "content": text}])
 
 
-def test_among_chats_one_text_in_twenty_may_be_something_else_and_is_counted(tmp_path: Path) -> None:
+def test_texts_without_markers_among_chats_are_learned_as_text_and_counted(tmp_path: Path) -> None:
+    chats = [f"### Human: {n}### Assistant: {n + 1}" for n in range(15)]
+    rows = read(tmp_path, [*["A text."] * 9, CHATS["ChatML"][2], *chats])
+    assert (rows.facts.format, rows.facts.usable, rows.facts.skipped) == ("rendered", 25, 0)
+    assert rows.dataset[0]["messages"] == [{"role": "text", "content": "A text."}]
+    assert rows.dataset[9]["messages"] == turns(QUESTIONS[0], ANSWERS[0], QUESTIONS[1], ANSWERS[1], system="Be brief."), "another style"
+    assert rows.dataset[10]["messages"] == turns("0", "1")
+    assert "Texts in column `text` without such markers are no chats: they are read as plain text (9 rows)." in rows.facts.notes
+    assert read(tmp_path, [*["A text."] * 15, *chats]).facts.format == "text"
+
+
+def test_a_text_with_markers_that_is_no_chat_cannot_be_used(tmp_path: Path) -> None:
     chats = [f"### Human: {n}### Assistant: {n + 1}" for n in range(199)]
-    rows = read(tmp_path, [*chats, "A text."])
+    rows = read(tmp_path, [*chats, "### System: Be brief.### System: Be kind."])
     assert (rows.facts.format, rows.facts.usable, rows.facts.skipped) == ("rendered", 199, 1)
     assert rows.facts.skipped_rows[0].reason == "column text is not a chat in the format of the other rows"
     with pytest.raises(TooManyBadRows) as refused:
-        read(tmp_path, [*chats, *["A text."] * 5])
+        read(tmp_path, [*chats, *["### System: Be brief.### System: Be kind."] * 5])
     assert str(refused.value.hint).startswith("To learn all rows as text: --set dataset.columns.text=text. Correct or remove them.")
-    assert read(tmp_path, [*["A text."] * 20, *chats]).facts.format == "text"
+    assert read(tmp_path, [*["### System: Be brief.### System: Be kind."] * 20, *chats]).facts.format == "text"
+
+
+def test_where_most_speak_by_turns_somebody_may_speak_twice(tmp_path: Path) -> None:
+    rows = read(tmp_path, ["\n\nHuman: Hi\n\nAssistant: Hello"] * 3 + ["\n\nHuman: Hi\n\nHuman: Are you there?\n\nAssistant: Yes"])
+    assert [(turn["role"], turn["content"]) for turn in rows.dataset[3]["messages"]] == [
+        ("user", "Hi"),
+        ("user", "Are you there?"),
+        ("assistant", "Yes"),
+    ]
+
+
+PROMPTS_OF = {
+    "Alpaca": (f"{ALPACA}\n\n### Instruction:\nHi\n\n### Response:\n", "Hello"),
+    "ChatML without the last line end": ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant", "Hello<|im_end|>\n"),
+    "Mistral": ("<s>[INST] Hi [/INST]", " Hello</s>"),
+    "Zephyr": ("<|user|>\nHi</s>\n<|assistant|>\n", "Hello</s>"),
+    "HH": ("\n\nHuman: Hi\n\nAssistant:", " Hello"),
+    "the marker is before the answer": ("### Human: Hi", "### Assistant: Hello"),
+    "Q and A": ("Q: Hi\nA:", " Hello"),
+}
+
+
+@pytest.mark.parametrize("kind", PROMPTS_OF)
+def test_a_prompt_with_markers_becomes_its_turns_and_its_completion_the_answer(kind: str) -> None:
+    prompt, completion = PROMPTS_OF[kind]
+    row = {"prompt": prompt, "completion": completion}
+    found = detect(["prompt", "completion"], [row], None, "a.jsonl")
+    assert found.to_messages(row) == turns("Hi", "Hello")
+    assert "are read as turns" in str(getattr(found, "note", ""))
+    named = detect(["p", "c"], [{"p": prompt, "c": completion}], ColumnsSpec(prompt="p", completion="c"), "a.jsonl")
+    assert named.to_messages({"p": prompt, "c": completion}) == turns("Hi", "Hello")
+    pair = {"prompt": prompt, "chosen": completion, "rejected": "Go."}
+    assert detect([*pair], [pair], None, "a.jsonl").to_messages(pair) == turns("Hi", "Hello")
+
+
+def test_any_other_prompt_is_asked_as_it_is(tmp_path: Path) -> None:
+    for prompt in ("Question: How tall is it?", "Finish it: Human: Hi\nAssistant:", "### Human: Hi", "Write\n### Response:\nand stop."):
+        row = {"prompt": prompt, "completion": "Hello"}
+        assert detect([*row], [row], None, "a.jsonl").to_messages(row) == turns(prompt, "Hello")
+    asked = [{"prompt": f"### Human: {n}### Assistant:", "completion": "Hello"} for n in range(5)] + [
+        {"prompt": "Hi", "completion": "Hello"}
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    rows = read_rows(DatasetSpec(source=str(tmp_path / "a.jsonl")), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
+    assert [row["messages"][0]["content"] for row in rows.dataset] == ["0", "1", "2", "3", "4", "Hi"]
+    assert "Prompts in column `prompt` that do not end as such a chat are learned as they are (1 row)." in rows.facts.notes
 
 
 def test_a_question_without_an_answer_at_the_end_is_named_as_ignored(tmp_path: Path) -> None:
@@ -203,9 +340,10 @@ def test_a_question_without_an_answer_at_the_end_is_named_as_ignored(tmp_path: P
     assert any(note.startswith("Column `text after the last answer` (") for note in rows.facts.notes)
 
 
-@pytest.mark.parametrize("asked_in", ["text", "messages"])
+@pytest.mark.parametrize("asked_in", ["text", "messages", "prompt"])
 def test_where_a_teacher_answers_it_answers_the_last_question_and_nothing_is_ignored(tmp_path: Path, asked_in: str) -> None:
     asked = {"text": "### Human: Hi### Assistant: Hello### Human: Why?", "messages": turns("Hi", "Hello", "Why?")}
+    asked["prompt"] = f"{asked['text']}### Assistant:"
     (tmp_path / "a.jsonl").write_text(json.dumps({asked_in: asked[asked_in]}) + "\n", encoding="utf-8")
     spec, runtime = DatasetSpec(source=str(tmp_path / "a.jsonl")), RuntimeOptions(cache_dir=tmp_path / "cache")
     rows = read_rows(spec, runtime, Recorder(), prompts=True)

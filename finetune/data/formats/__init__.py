@@ -205,7 +205,7 @@ def _as_chosen(columns: Sequence[str], sample: Sequence[dict[str, Any]], chosen:
     beside = Beside.find(columns, sample, names, history=not chat, reasoning=not chat)
     if chat:
         return Rendered.of(wanted["messages"], sample) or Messages(wanted["messages"], beside)
-    return PromptCompletion(wanted["prompt"], wanted["completion"], beside)
+    return PromptCompletion(wanted["prompt"], wanted["completion"], beside, sample=sample)
 
 
 def _has(where: str) -> str:

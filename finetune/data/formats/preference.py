@@ -13,7 +13,7 @@ from typing import Any
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_blank, is_missing, joined, optional_text
-from finetune.data.formats.rendered import chat
+from finetune.data.formats.styles import asked_in, chat, prompts_note, style_of, style_of_prompts
 from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
 
@@ -33,11 +33,18 @@ class Preference:
     summary = "chosen, rejected, and prompt if there is one; only the chosen answer is used"
     order = 10
 
-    def __init__(self, prompt: str | None, chosen: str, given: str | None = None, beside: Beside = NOTHING) -> None:
+    def __init__(
+        self, prompt: str | None, chosen: str, given: str | None = None, beside: Beside = NOTHING, sample: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """The rows of the `sample` say whether chosen texts are whole chats with markers, or prompts are written with them."""
         self.prompt, self.chosen, self.given, self.beside = prompt, chosen, given, beside
+        self.whole = style_of([row.get(chosen) for row in sample])
+        alone = prompt is not None and given is None and self.whole is None
+        self.style = style_of_prompts([(row.get(str(prompt)), row.get(chosen)) for row in sample]) if alone else None
         named = (*beside.before_it, prompt, given, chosen, *beside.after_it)
         self.columns = tuple(column for column in named if column is not None)
-        self.note = f"Only the chosen answer of each pair (column {chosen}) is used for training."
+        only = f"Only the chosen answer of each pair (column {chosen}) is used for training."
+        self.note = f"{only} {prompts_note(prompt, self.style)}".strip() if prompt else only
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Preference | None:
@@ -50,10 +57,11 @@ class Preference:
         given = None
         if prompt is not None and prompt.strip().lower() in ("instruction", "question", "query", "problem", "prompt"):
             given = turns.rest_of(prompt, find_column(columns, "input", "inputs", "context", "passage"), sample)
-        return cls(prompt, chosen, given, Beside.find(columns, sample, [prompt, chosen, rejected, given]))
+        return cls(prompt, chosen, given, Beside.find(columns, sample, [prompt, chosen, rejected, given]), sample)
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        answer, whole = self._answer(row)
+        marked = asked_in(self.style, row.get(str(self.prompt)), row.get(self.chosen), strictly=False)
+        answer, whole = self._answer(row) if marked is None else ([*marked[0], turns.assistant(marked[1])], True)
         if answer[-1]["role"] != "assistant" or is_blank(answer[-1]):
             raise RowProblem(f"column {self.chosen} does not end with an answer")
         return self.beside.before(row, answer if whole else [*self._asked(row), *answer])
@@ -80,9 +88,11 @@ class Preference:
         chosen = row.get(self.chosen)
         if not turns.is_chat(chosen):
             text = as_answer(chosen, self.chosen)
-            spoken = turns.transcript(text) if self.prompt is None or turns.BEGINS.match(text) else []
+            spoken = self.whole.turns(text, strictly=False) if self.whole else []
             if self.prompt is None and not (spoken := spoken or chat(text)):
-                raise RowProblem(f"column {self.chosen} is not a Human/Assistant conversation, and there is no prompt column")
+                raise RowProblem(
+                    f"column {self.chosen} is not a conversation with markers such as Human: and Assistant:, and there is no prompt column"
+                )
             return (spoken, True) if spoken else ([turns.assistant(text)], False)
         answer = turns.read_messages(chosen, self.chosen)
         return answer, self.prompt is None or any(turn["role"] in ("user", "system") for turn in answer)

@@ -2,6 +2,7 @@
 
 {"prompt": "2 + 2 =", "completion": "4"}
 {"prompt": "Two lamps to Lyon, please.", "completion": {"item": "lamp", "number": 2, "city": "Lyon"}}
+{"prompt": "### Human: 2 + 2 =### Assistant:", "completion": "4"}                                           # in any style of styles.py
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, find_column, joined, only_text, optional_text
 from finetune.data.formats.dialogue import DIALOGUES, SUMMARIES, in_lines
+from finetune.data.formats.styles import asked_in, prompts_note, style_of_prompts
 from finetune.data.rows import RowProblem
 
 PAIRS = [
@@ -24,6 +26,7 @@ PAIRS = [
     (("document", "article", *DIALOGUES, "content", "text", "report"), SUMMARIES),
     (("article",), ("abstract",)),
 ]
+UNMARKED = "Prompts in column `{column}` that do not end as such a chat are learned as they are"
 CHATS = ("messages", "conversations")  # in which texts are turns
 # Columns that belong to the prompt, by the name of its own.
 PARTS = {"prompt": ("input", "inputs", "query", "question", "context", "passage"), "input": ("context", "passage")}
@@ -35,8 +38,19 @@ class PromptCompletion:
     summary = "prompt, completion; or a similar pair such as source and target"
     order = 30
 
-    def __init__(self, prompt: str, completion: str, beside: Beside = NOTHING, given: str | None = None, note: str = "") -> None:
-        self.prompt, self.completion, self.beside, self.given, self.note = prompt, completion, beside, given, note
+    def __init__(
+        self,
+        prompt: str,
+        completion: str,
+        beside: Beside = NOTHING,
+        given: str | None = None,
+        note: str = "",
+        sample: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """The rows of the `sample` say whether prompts are written with the markers of a chat."""
+        self.prompt, self.completion, self.beside, self.given = prompt, completion, beside, given
+        self.style = style_of_prompts([(row.get(prompt), row.get(completion)) for row in sample])
+        self.note = note or prompts_note(prompt, self.style)
         self.columns = (*beside.before_it, prompt, *([given] if given else []), completion, *beside.after_it)
 
     @classmethod
@@ -48,7 +62,7 @@ class PromptCompletion:
             if prompt is not None and completion is not None:
                 free = [column for column in columns if column != completion]
                 given = turns.rest_of(prompt, find_column(free, *PARTS.get(prompt.strip().lower(), ())), sample)
-                return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion, given], reasoning=True), given)
+                return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion, given], reasoning=True), given, "", sample)
         return None
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
@@ -57,7 +71,7 @@ class PromptCompletion:
             is_wrapped = isinstance(answer, dict) and not answer.keys() - set(turns.ANSWERED)  # {"city": "..."} becomes JSON, as with more
             row = {**row, self.prompt: asked, self.completion: (only_text(answer) if is_wrapped else None) or answer}
         row = turns.with_json(self._in_lines(row), self.prompt, self.given, self.completion)
-        before, answered = turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion)
+        before, answered = self._asked(row) or (turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion))
         if more := optional_text(row, self.given):
             before[-1]["content"] = joined(before[-1]["content"], more)
         if not turns.is_chat(answered) or turns.are_texts(answered):
@@ -66,6 +80,10 @@ class PromptCompletion:
         if after[0]["role"] not in ("assistant", "tool") or after[-1]["role"] != "assistant":
             raise RowProblem(f"column {self.completion} must contain the assistant's messages only")
         return self.beside.before(row, [*before, *after])
+
+    def _asked(self, row: dict[str, Any]) -> tuple[list[Message], str] | None:
+        """The turns of a prompt with markers, and its answer without them; None if it has none."""
+        return asked_in(self.style, row.get(self.prompt), row.get(self.completion), strictly=False)
 
     def _in_lines(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row whose prompt is one text, if it is a list of texts, or a dialogue between people."""
@@ -78,6 +96,8 @@ class PromptCompletion:
         return self.beside.tools_of(row)
 
     def remarks(self, row: dict[str, Any]) -> Iterator[str]:
+        if self.style and self._asked(row) is None:
+            yield UNMARKED.format(column=self.prompt)
         row = turns.with_json(row, self.prompt, self.completion)
         for column in (self.prompt, self.completion):
             if isinstance(row.get(column), list | dict):

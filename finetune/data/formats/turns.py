@@ -7,7 +7,6 @@ read_messages(["Hi", "Hello!"], "data")
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import cycle, groupby, zip_longest
 from typing import Any
@@ -84,11 +83,8 @@ def turns_of(value: Any) -> list[Any]:
 
 
 def read_prompt(value: Any, column: str) -> list[Message]:
-    """The turns before the answer: a list of messages, a transcript of Human and Assistant, or a text that the user wrote."""
-    if is_chat(value):
-        return read_messages(value, column)
-    text = as_text(value, column)
-    return transcript(text.rstrip()[: -len(OPEN)]) if text.rstrip().endswith(OPEN) and BEGINS.match(text) else [user(text)]
+    """The turns before the answer: a list of messages, or a text that the user wrote."""
+    return read_messages(value, column) if is_chat(value) else [user(as_text(value, column))]
 
 
 def turns_alone(value: Any) -> bool:
@@ -133,19 +129,6 @@ def rest_of(prompt: str, part: str | None, sample: Sequence[dict[str, Any]]) -> 
 def are_texts(value: Any) -> bool:
     """Whether a cell is a list of texts."""
     return isinstance(value, list) and all(isinstance(turn, str) for turn in value)
-
-
-SPEAKS = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
-BEGINS = re.compile(r"\s*Human: ?")
-OPEN = "\n\nAssistant:"
-
-
-def transcript(text: str) -> list[Message]:
-    """The turns of a text such as "\\n\\nHuman: Hi\\n\\nAssistant: Hello!" (HH-RLHF); none if it is not one."""
-    opening, *said = SPEAKS.split(text)
-    if opening.strip() or not said:
-        return []
-    return [user(what) if who == "Human" else assistant(what) for who, what in zip(said[::2], said[1::2], strict=True)]
 
 
 def user(text: str) -> Message:
