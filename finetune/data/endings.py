@@ -27,7 +27,7 @@ KINDS = {
     ".json": Kind("json_file", version="3"),
     ".csv": Kind("delimited", version="3"),
     ".tsv": Kind("delimited", version="3"),
-    ".xlsx": Kind("excel", text=False, version="2"),
+    ".xlsx": Kind("excel", text=False, version="3"),
     ".parquet": Kind("tables", text=False),
     ".arrow": Kind("tables", text=False),
     ".txt": Kind("plain_text", prose=True),

@@ -28,6 +28,7 @@ from finetune.recipe.settings import ColumnsSpec
 LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
 KEPT = 20  # rows of the sample, to which one with a new column is compared
 TO_COME = "?"  # stands for the answer of a prompt that has none
+NOT_ASKED = "The question is empty, so its answer is learned without one"
 TWICE = "Tools are not given to the chat template where a system text lists them already"
 
 
@@ -125,6 +126,8 @@ class RowReader:
         if not any(map(is_learned, messages)):
             raise NotWanted("every answer is marked as not to be learned") if marked else RowProblem("it has no answer")
         said = {*getattr(self.format, "remarks", _nothing)(row), *self.marks.remarks(row)}
+        if any(turn["role"] == "user" and is_blank(turn) for turn in messages):
+            said.add(NOT_ASKED)
         if tools := getattr(self.format, "tools", _nothing)(row):
             if any(turn["role"] == "system" and LISTED_TOOLS in turn["content"] for turn in messages):
                 said.add(TWICE)

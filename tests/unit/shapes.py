@@ -127,6 +127,43 @@ SHAPES: dict[str, Shape] = {
         lambda n: {"messages": [s("s"), u(f"q{n}")], "response": {"choices": [{"message": a(f"a{n}")}]} if n % 2 else f"a{n}"},
         lambda n: [s("s"), *ASKED(n)],
     ),
+    "several good answers": Shape(
+        lambda n: {"input": f"q{n}", "output": [f"a{n}", f"b{n}"]},
+        ASKED,
+        said="Column `output after the first` (33 % of the text) is ignored.",
+    ),
+    "Natural Instructions": Shape(
+        lambda n: {"definition": "d", "inputs": f"q{n}", "targets": f"a{n}"}, lambda n: [u(f"d\n\nq{n}"), a(f"a{n}")]
+    ),
+    "CoQA": Shape(
+        lambda n: {
+            "story": f"s{n}",
+            "questions": [f"q{n}", "p"],
+            "answers": {"input_text": [f"a{n}", "b"], "answer_start": [0, 1], "answer_end": [1, 2]},
+        },
+        lambda n: [u(f"s{n}\n\nq{n}"), a(f"a{n}"), u("p"), a("b")],
+    ),
+    "HotpotQA": Shape(
+        lambda n: {
+            "question": f"q{n}",
+            "answer": f"a{n}",
+            "context": {"title": ["t", "u"], "sentences": [["s.", " r."], [f"p{n}."]]},
+        },
+        lambda n: [u(f"t\ns. r.\n\nu\np{n}.\n\nq{n}"), a(f"a{n}")],
+    ),
+    "HotpotQA as its authors wrote it": Shape(
+        lambda n: {"question": f"q{n}", "answer": f"a{n}", "context": [["t", ["s.", " r."]]]},
+        lambda n: [u(f"t\ns. r.\n\nq{n}"), a(f"a{n}")],
+    ),
+    "names with blanks": Shape(
+        lambda n: {"System Prompt": f"s{n}", "User Prompt": f"q{n}", "Model Response": f"a{n}"}, lambda n: [s(f"s{n}"), *ASKED(n)]
+    ),
+    "a question is missing": Shape(
+        lambda n: {"question": f"q{n}" if n else "", "answer": f"a{n}"},
+        lambda n: [u(f"q{n}" if n else ""), a(f"a{n}")],
+        said="The question is empty, so its answer is learned without one (1 row).",
+    ),
+    "highlights in a list": Shape(lambda n: {"article": f"q{n}", "highlights": [f"a{n}", "b"]}, lambda n: [u(f"q{n}"), a(f"a{n}\nb")]),
     "summaries": Shape(lambda n: {"id": n, "dialogue": f"q{n}", "summary": f"a{n}"}, ASKED, ("id",)),
     "FLAN": Shape(lambda n: {"inputs": f"q{n}", "targets": f"a{n}", "task": "x"}, ASKED, ("task",)),
     # Text

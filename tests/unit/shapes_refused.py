@@ -134,7 +134,9 @@ REFUSED: dict[str, Refused] = {
         {"message_tree_id": "t", "prompt": {"text": "q", "role": "prompter", "replies": []}},
         "a.jsonl has trees of messages, with several answers to each.",
     ),
-    "several completions": Refused("a.jsonl", {"prompt": "q", "completion": ["a", "b"]}, f"{FIRST}column completion has a list, not text"),
+    "several prompts and completions": Refused(
+        "a.jsonl", {"prompt": ["q", "r"], "completion": ["a", "b"]}, f"{FIRST}column completion has a list, not text"
+    ),
     "translations": Refused(
         "a.jsonl",
         {"translation": {"en": "q", "de": "a"}},

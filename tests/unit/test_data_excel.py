@@ -49,6 +49,23 @@ def test_the_first_sheet_with_rows_is_read_and_the_others_are_named(tmp_path: Pa
     assert notes == ["rows.xlsx: the sheet Data is read, and not Notes, Old."]
 
 
+def test_a_cell_that_was_merged_over_rows_is_in_each_of_them(tmp_path: Path) -> None:
+    rows = [("FAQ", None, None), ("topic", *HEADER), ("Post", "Where?", "Here."), (None, "When?", "Now."), (None, None, "Soon."), ("Bill",)]
+    openpyxl = pytest.importorskip("openpyxl")
+    path = workbook(tmp_path / "rows.xlsx", Data=rows)
+    book = openpyxl.load_workbook(path)
+    for cells in ("A1:C1", "A3:A5", "B4:B5", "A6:C6"):
+        book.active.merge_cells(cells)
+    book.save(path)
+    found, _ = read(path)
+    assert [tuple(row.values()) for row in found] == [
+        ("Post", "Where?", "Here."),
+        ("Post", "When?", "Now."),
+        ("Post", "When?", "Soon."),
+        ("Bill", "", ""),
+    ]
+
+
 def test_a_line_of_more_cells_than_names_is_skipped_with_its_number(tmp_path: Path) -> None:
     path = workbook(tmp_path / "rows.xlsx", Data=[HEADER, ("a", "b"), ("c", "d", "e"), ("f",)])
     records = list(open_source(DatasetSpec(source=str(path)), RuntimeOptions(), Recorder()).records())

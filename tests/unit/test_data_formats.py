@@ -285,7 +285,9 @@ def test_a_record_becomes_its_own_text_or_is_refused(asked: Any, answered: Any) 
     asked_text = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
     usable = asked is not None and not isinstance(asked_text, list) and answer is not None and str(answer).strip() != ""
     row = {"question": asked, "answer": answered}
-    if usable:
+    if isinstance(asked, list) and isinstance(answered, list) and len(asked) == len(answered) == 2 and all(map(str.strip, answered)):
+        assert found.to_messages(row) == [turn for n in range(2) for turn in (user(asked[n]), assistant(answered[n]))]
+    elif usable:
         assert found.to_messages(row) == [user(str(asked_text)), assistant(str(answer))]
     else:
         with pytest.raises(RowProblem, match="column"):

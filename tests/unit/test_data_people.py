@@ -11,6 +11,7 @@ import pytest
 from read_files import learned, read, workbook
 
 from finetune.data.arrow_records import restored
+from finetune.data.formats import detect
 from finetune.data.formats.cells import is_learned
 from finetune.errors import BadRow, UnknownFormat
 from finetune.events import Recorder
@@ -304,6 +305,7 @@ def test_an_answer_of_claude_that_was_stopped_before_its_first_word_costs_no_oth
         (("Ticket ID", "Status", "Anliegen", "Lösung"), ("7", "closed", *ROWS[0]), (2, 3)),
         (("编号", "问题", "答案"), ("17", "订单在哪里？", "在门口。"), (1, 2)),
         (("a", "b"), ("1", "2"), (0, 1)),
+        (("Subject", "Reply", "Description"), ("An order", "At the door, behind the house.", "Where is order 1? I wait."), (2, 1)),
     ],
 )
 def test_a_hint_names_columns_with_sentences(tmp_path: Path, names: tuple[str, ...], row: tuple[str, ...], likely: tuple[int, int]) -> None:
@@ -313,6 +315,26 @@ def test_a_hint_names_columns_with_sentences(tmp_path: Path, names: tuple[str, .
         read(tmp_path / "rows.csv")
     prompt, completion = (quoted(f"dataset.columns.{role}={names[at]}") for role, at in zip(("prompt", "completion"), likely, strict=True))
     assert f"--set {prompt} --set {completion}" in str(refused.value.hint)
+
+
+def test_a_table_that_begins_with_a_row_is_told_from_one_with_names(tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").write_text("The cat sleeps.\tDie Katze schläft.\nThe dog barks.\tDer Hund bellt.\n", encoding="utf-8")
+    with pytest.raises(UnknownFormat) as refused:
+        read(tmp_path / "rows.tsv")
+    assert str(refused.value.hint).startswith("Its first line may be a row: put a line with column names above it. Name them: ")
+
+
+def test_conversations_of_customers_and_agents_are_learned_and_those_of_others_are_named(tmp_path: Path) -> None:
+    said = [{"author": "customer", "body": "Where is order 1?"}, {"author": "agent", "body": "At the door."}]
+    row = {"ticket": 1, "messages": said}
+    assert detect(list(row), [row], None, "a.jsonl").to_messages(row) == [
+        {"role": "user", "content": "Where is order 1?"},
+        {"role": "assistant", "content": "At the door."},
+    ]
+    others = {"ticket": 1, "comments": [{"author": name, "body": "Hi"} for name in ("Ann", "Bob")]}
+    with pytest.raises(UnknownFormat, match="has conversations in the column comments, whose turns are not recognised") as refused:
+        detect(list(others), [others], None, "a.jsonl")
+    assert str(refused.value.hint).startswith("Put the turns of each conversation into one row")
 
 
 def test_a_table_without_names_is_told_by_a_cell_that_is_in_other_rows_too(tmp_path: Path) -> None:

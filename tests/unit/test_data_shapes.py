@@ -268,14 +268,14 @@ def test_parts_of_objects_can_be_named(tmp_path: Path) -> None:
 
 
 def test_texts_of_a_list_can_be_named_which_a_list_of_several_asks_for(tmp_path: Path) -> None:
-    rows = [{"inputs": f"q{n}", "targets": [f"a{n}", "other"][: n + 1], "of": {"text": [f"b{n}", "x"]}} for n in range(2)]
+    rows = [{"inputs": [f"q{n}", f"{n}"], "targets": [f"a{n}", "other"][: n + 1], "of": {"text": [f"b{n}", "x"]}} for n in range(2)]
     path = write(tmp_path, "a.jsonl", rows)
     with pytest.raises(TooManyBadRows, match="line 2: column targets has a list, not text") as refused:
         read(tmp_path, path)
     assert "such as targets.0 (the first): --set dataset.columns.prompt=NAME" in str(refused.value.hint)
-    found = read(tmp_path, path, columns={"prompt": "inputs", "completion": "targets.0"})
+    found = read(tmp_path, path, columns={"prompt": "inputs.0", "completion": "targets.0"})
     assert records(found) == [{"messages": ASKED(n)} for n in range(2)]
-    assert set(found.facts.ignored_text) == {"targets", "of"}
+    assert set(found.facts.ignored_text) == {"inputs", "targets", "of"}
     found = read(tmp_path, path, columns={"prompt": "targets.0", "completion": "of.text.1"})
     assert records(found) == [{"messages": [u(f"a{n}"), a("x")]} for n in range(2)]
 

@@ -49,6 +49,8 @@ WITHOUT_SPACES = "\u0e00"  # from Thai on, most scripts put no spaces between wo
 COMPLETIONS = set(chain.from_iterable(completions for _, completions in PAIRS))
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
+ANSWERS = re.compile("answer|repl(?:y|ies)|respon[sd]|resol|solution|output|completion|target|assistant|agent|translation", re.IGNORECASE)
+SENTENCE = re.compile(r"\S \S+ \S.*[.。]$")  # the questions of a form are names of columns
 NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
 PARTS = ("input", "inputs", "context", "passage", "system", "history", "choices", "options")  # beside a prompt
 
@@ -122,23 +124,38 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
             f"{_has(where)} conversations in the column {chat}, a name that is not recognised.",
             hint=f"Name the column: --set {_set('messages', chat)}",
         )
+    talk = next((column for column in columns if sample and all(_is_talk_of_others(row.get(column)) for row in sample)), None)
+    if talk is not None:
+        return UnknownFormat(f"{_has(where)} conversations in the column {talk}, whose turns are not recognised.", hint=IN_ONE_ROW)
     prompt = find_column(columns, *PROMPTS)
     texts = [name for name in columns if all(_is_text(row.get(name)) for row in sample) and not NUMBER_OF.search(name)]
     opened = [{**row, **parts(row)} for row in sample]
-    likely = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
-    likely = sorted([*likely, *texts], key=lambda name: name.strip().lower() in COMPLETIONS)  # which are no prompts
+    said = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
+    likely = sorted([*said, *texts], key=lambda name: name.strip().lower() in COMPLETIONS)  # which are no prompts
     likely = [name for name in likely if prompt is None or name.strip().lower() not in PARTS]
     proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely])) or columns
-    example, other = [*proposed, "NAME", "NAME"][:2]
+    example, other = (_asked_and_answered(said, opened) if prompt is None else []) or [*proposed, "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
+    if prompt is None and len(columns) > 1 and said == likely[:1] == likely:
+        two = f"--set {_set('prompt', 'NAME')} --set {_set('completion', 'NAME')}"
+        hint = f"To learn {example} as text: --set {_set('text', example)}. Or name a prompt and its completion: {two}"
     if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):
         hint = f"Its first line may be a row, since {row!r} is in others too: put a line with column names above it. {hint}"
+    elif any(map(SENTENCE.search, columns)):
+        hint = f"Its first line may be a row: put a line with column names above it. {hint}"
     if prompt is None:
         unknown = f"{_has(where)} {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages."
         return UnknownFormat(unknown, hint=hint)
     if len(columns) == 1:
         return UnknownFormat(f"{_has(where)} prompts only (column {prompt}), and no answers to learn.", hint="Give rows with answers.")
     return UnknownFormat(f"{_has(where)} {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
+
+
+def _asked_and_answered(likely: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]:
+    """The column whose name says that it answers, behind the longest of the others; none if no name says it."""
+    answer = next(filter(ANSWERS.search, likely), None)
+    asked = [name for name in likely if not ANSWERS.search(name) and find_column([name], *PARTS) is None]
+    return [max(asked, key=lambda name: sum(len(str(row.get(name))) for row in sample)), answer] if asked and answer else []
 
 
 def parts(row: dict[str, Any]) -> dict[str, Any]:
@@ -176,6 +193,12 @@ def _speaks(column: str, sample: Sequence[dict[str, Any]]) -> bool:
 
 def _is_talk(cell: Any) -> bool:
     return turns_alone(cell) and len(turns_of(cell)) > 1
+
+
+def _is_talk_of_others(cell: Any) -> bool:
+    """Whether a cell has turns of somebody unknown."""
+    turns = turns_of(cell)
+    return len(turns) > 1 and not are_texts(cell) and all(isinstance(turn, dict) and find_column([*turn], *SPEAKER) for turn in turns)
 
 
 def _is_text(cell: Any) -> bool:

@@ -6,7 +6,8 @@ as_text({"answer": 42}["answer"], "answer")  ->  "42"
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypedDict
 
@@ -52,14 +53,15 @@ def is_blank(turn: Message) -> bool:
 
 
 def find_column(columns: Sequence[str], *names: str) -> str | None:
-    """The first of `names` that is among `columns`, whatever its case."""
+    """The first of `names` that is among `columns`, whatever its case; also "System Prompt" for system_prompt."""
     known = _by_lower_case(tuple(columns))
     return next((known[name] for name in names if name in known), None)
 
 
 @lru_cache(maxsize=64)  # formats and marks ask for hundreds of names in the same columns
 def _by_lower_case(columns: tuple[str, ...]) -> dict[str, str]:
-    return {column.strip().lower(): column for column in reversed(columns)}
+    lower = {column.strip().lower(): column for column in reversed(columns)}
+    return {re.sub("[ -]", "_", name): column for name, column in lower.items()} | lower
 
 
 def is_missing(value: Any) -> bool:
@@ -96,9 +98,14 @@ def as_text(value: Any, column: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple | dict | bytes):
-        object = f"an object ({', '.join(map(str, list(value)[:SHOWN]))})" if isinstance(value, dict) else "a list"
+        object = f"an object ({', '.join(_texts_first(value)[:SHOWN])})" if isinstance(value, dict) else "a list"
         raise RowProblem(f"column {column} has {'bytes' if isinstance(value, bytes) else object}, not text")
     return str(value)
+
+
+def _texts_first(parts: dict[str, Any]) -> list[str]:
+    """The names of an object's parts, of which the first is proposed."""
+    return [str(name) for name in sorted(parts, key=lambda name: not isinstance(parts[name], str))]
 
 
 def optional_text(row: dict[str, Any], column: str | None) -> list[str]:
@@ -115,9 +122,22 @@ def joined(first: str, more: Sequence[str]) -> str:
     return "\n\n".join(part for part in (first, *more) if part.strip()) or first
 
 
+def several(value: Any) -> list[str]:
+    """The texts of a list that has more than one, and nothing else."""
+    texts = isinstance(value, list) and len(value) > 1 and all(isinstance(text, str) and not isinstance(text, Number) for text in value)
+    return list(value) if texts else []
+
+
+def after_the_first(row: dict[str, Any], column: str) -> Iterator[tuple[str, Any]]:
+    """What `as_answer` leaves of equally good answers."""
+    if (texts := several(row.get(column))) and (others := [text for text in texts if text != texts[0]]):
+        yield f"{column} after the first", others
+
+
 def as_answer(value: Any, column: str) -> str:
-    """A cell as text that must not be blank: an empty answer would only teach the model to stop."""
-    text = as_text(value, column)
+    """A cell as text that must not be blank: an empty answer would only teach the model to stop. Of equally good ones the first."""
+    text = next(iter(several(value)), None)
+    text = as_text(value, column) if text is None else text
     if not text.strip():
         raise RowProblem(f"column {column} is empty")
     return text

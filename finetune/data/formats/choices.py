@@ -69,11 +69,11 @@ class MultipleChoice:
             if found is not None:
                 found.inside, found.columns = inside, (*found.beside.before_it, inside, found.right)
             return found
-        question = _named(columns, *QUESTIONS)
+        question = find_column(columns, *QUESTIONS)
         if question is None:
             return None
         given = find_column([column for column in columns if column != question], HALVES.get(question.strip().lower(), ""), *GIVEN)
-        lists = [[column] for name in LISTS if (column := _named(columns, name)) is not None]
+        lists = [[column] for name in LISTS if (column := find_column(columns, name)) is not None]
         several = [[column] for column in [find_column(columns, ANSWERS)] if column is not None]
         tried = (cls._with(question, given, choices, columns, sample) for choices in [*lists, _of_columns(columns), *several] if choices)
         found = next(filter(None, tried), None)
@@ -87,7 +87,7 @@ class MultipleChoice:
         several = choices[0].strip().lower() == ANSWERS  # which may all be right
         free = [column for column in columns if column not in (question, given, *choices)]
         unclear: UnknownFormat | None = None
-        named = dict.fromkeys(column for name in RIGHT if (column := _named(free, name)) is not None)
+        named = dict.fromkeys(column for name in RIGHT if (column := find_column(free, name)) is not None)
         for number, right in enumerate(named):
             try:
                 first = _first(right, choices, sample)
@@ -154,11 +154,6 @@ def _opened(row: dict[str, Any], inside: str | None) -> dict[str, Any]:
     """A row with the parts of an object as columns of their own."""
     cell = row.get(inside) if inside is not None else None
     return {**{name: value for name, value in row.items() if name != inside}, **cell} if isinstance(cell, dict) else row
-
-
-def _named(columns: Sequence[str], *names: str) -> str | None:
-    """Like `find_column`, also with blanks in the name, as in "Correct Answer"."""
-    return find_column(columns, *names, *(name.replace("_", " ") for name in names))
 
 
 def _of_columns(columns: Sequence[str]) -> list[str]:

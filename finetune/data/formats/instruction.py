@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, joined, optional_text
+from finetune.data.formats.cells import Message, after_the_first, as_answer, as_text, find_column, joined, optional_text
+from finetune.data.formats.prompt_completion import instruction_of
 from finetune.data.formats.turns import rest_of, user, with_json
 
 
@@ -26,8 +27,8 @@ class Instruction:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Instruction | None:
-        instruction = find_column(columns, "instruction", "instructions")
-        output = find_column(columns, "output", "response", "completion", "answer", "outputs")
+        instruction = instruction_of(columns)
+        output = find_column(columns, "output", "response", "completion", "answer", "outputs", "targets", "target")
         if instruction is None or output is None:
             return None
         given = find_column(columns, "input", "context", "inputs")
@@ -40,6 +41,10 @@ class Instruction:
         asked = joined(as_text(row.get(self.instruction), self.instruction), optional_text(row, self.given))
         answer = as_answer(row.get(self.output), self.output)
         return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])
+
+    def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """The answers after the first."""
+        return after_the_first(row, self.output)
 
     def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         return self.beside.tools_of(row)

@@ -12,21 +12,23 @@ from typing import Any
 
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, find_column, joined, only_text, optional_text
+from finetune.data.formats.cells import Message, after_the_first, as_answer, find_column, joined, only_text, optional_text, several
 from finetune.data.formats.dialogue import DIALOGUES, SUMMARIES, in_lines
 from finetune.data.formats.styles import asked_in, prompts_note, style_of_prompts
-from finetune.data.rows import RowProblem
+from finetune.data.rows import A_LIST, RowProblem
 
+OF_MODELS = ("model_response", "assistant_response", "bot_response", "model_output", "assistant_message")
 PAIRS = [
-    (("prompt",), ("completion", "response", "answer", "output", "code")),
+    (("prompt",), ("completion", "response", "answer", "output", "code", *OF_MODELS)),
     (("messages", "conversations"), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
-    (("user",), ("assistant",)),
+    (("user", "user_prompt", "user_message", "user_input", "user_query"), ("assistant", *OF_MODELS)),
     (("document", "article", *DIALOGUES, "content", "text", "report"), SUMMARIES),
     (("article",), ("abstract",)),
 ]
 UNMARKED = "Prompts in column `{column}` that do not end as such a chat are learned as they are"
+IN_PARTS = (*SUMMARIES, "abstract", "code")  # completions of which a list has the sentences or lines; of others equally good ones
 CHATS = ("messages", "conversations")  # in which texts are turns
 # Columns that belong to the prompt, by the name of its own.
 PARTS = {"prompt": ("input", "inputs", "query", "question", "context", "passage"), "input": ("context", "passage")}
@@ -55,7 +57,7 @@ class PromptCompletion:
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> PromptCompletion | None:
-        if find_column(columns, "instruction", "instructions") is not None:
+        if instruction_of(columns) is not None:
             return None  # there, `input` is only a part of the prompt
         for prompts, completions in PAIRS:
             prompt, completion = find_column(columns, *prompts), find_column(columns, *completions)
@@ -70,16 +72,24 @@ class PromptCompletion:
             answer = row.get(self.completion)
             is_wrapped = isinstance(answer, dict) and not answer.keys() - set(turns.ANSWERED)  # {"city": "..."} becomes JSON, as with more
             row = {**row, self.prompt: asked, self.completion: (only_text(answer) if is_wrapped else None) or answer}
+        if several(row.get(self.prompt)) and several(row.get(self.completion)):
+            raise RowProblem(f"column {self.completion} {A_LIST}")  # maybe one to each of several prompts
         row = turns.with_json(self._in_lines(row), self.prompt, self.given, self.completion)
         before, answered = self._asked(row) or (turns.read_prompt(row.get(self.prompt), self.prompt), row.get(self.completion))
         if more := optional_text(row, self.given):
             before[-1]["content"] = joined(before[-1]["content"], more)
+        if self._is_in_parts:
+            answered = "\n".join(several(answered)) or answered
         if not turns.is_chat(answered) or turns.are_texts(answered):
             return self.beside.before(row, [*before, self.beside.answer(row, as_answer(answered, self.completion))])
         after = turns.read_messages(answered, self.completion)
         if after[0]["role"] not in ("assistant", "tool") or after[-1]["role"] != "assistant":
             raise RowProblem(f"column {self.completion} must contain the assistant's messages only")
         return self.beside.before(row, [*before, *after])
+
+    @property
+    def _is_in_parts(self) -> bool:
+        return self.completion.strip().lower() in IN_PARTS
 
     def _asked(self, row: dict[str, Any]) -> tuple[list[Message], str] | None:
         """The turns of a prompt with markers, and its answer without them; None if it has none."""
@@ -107,5 +117,12 @@ class PromptCompletion:
         """Fields of messages that are not trained on."""
         row = turns.with_json(row, self.prompt, self.completion)
         for column in (self.prompt, self.completion):
-            if isinstance(row.get(column), list):
+            if turns.are_texts(row.get(column)):
+                yield from after_the_first(row, column) if column == self.completion and not self._is_in_parts else ()
+            elif isinstance(row.get(column), list):
                 yield from ((name, text) for name, text in turns.left_out(row[column], column) if not name.endswith("last answer"))
+
+
+def instruction_of(columns: Sequence[str]) -> str | None:
+    """The column with instructions, to which an input is a part of the prompt; in Natural Instructions that is what defines the task."""
+    return find_column(columns, "instruction", "instructions", *(["definition"] if find_column(columns, "input", "inputs") else []))

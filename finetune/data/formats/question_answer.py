@@ -3,6 +3,7 @@
 {"question": "How many?", "answer": "Three."}
 {"schema": "CREATE TABLE t (a TEXT);", "question": "How many?", "query": "SELECT COUNT(*) FROM t;"}
 {"context": "...", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [3]}}      # as in SQuAD: the first answer
+{"story": "...", "questions": ["Who?", "When?"], "answers": {"input_text": ["Ada", "Now"]}}    # as in CoQA: a conversation
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
-from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_empty, is_missing, optional_text
+from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_empty, is_missing, optional_text, several
 from finetune.data.formats.turns import user
 from finetune.data.json_values import parsed
 from finetune.data.rows import NotWanted
@@ -47,7 +48,7 @@ class QuestionAnswer:
         if question is None or answer in (None, question):  # "Create a poem about ..." begins like SQL
             return None
         beside = [name for name in columns if name != question]
-        context = find_column(beside, "context", "passage", *(SCHEMAS if _is_sql(answer, sample) else ()))
+        context = find_column(beside, "context", "passage", "story", *(SCHEMAS if _is_sql(answer, sample) else ()))
         several = find_column(columns, "contexts", "passages", "retrieved_contexts")
         if context is None and several is not None and all(map(_are_texts, (row.get(several) for row in sample))):
             context = several
@@ -56,16 +57,28 @@ class QuestionAnswer:
         return found if alone else None  # the question may be in a column of another name
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
+        given = optional_text(row, self.context) if (passages := _passages(row.get(self.context or ""))) is None else passages
+        if pairs := self._pairs(row):
+            messages = [turn for asked, answer in pairs for turn in (user(asked), self.beside.answer(row, answer))]
+            return self.beside.before(row, [user("\n\n".join([*given, pairs[0][0]])), *messages[1:]])
         question = as_text(row.get(self.question), self.question)
-        asked = "\n\n".join([*optional_text(row, self.context), question])
+        asked = "\n\n".join([*given, question])
         answer = as_answer(_first(row.get(self.answer), self.answer), self.answer)
         return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])
+
+    def _pairs(self, row: dict[str, Any]) -> list[tuple[str, str]]:
+        """Several questions with an answer to each; none where there is one question."""
+        questions, answers = parsed(row.get(self.question)), parsed(row.get(self.answer))
+        asked, answered = several(questions), several(answers.get("input_text") if isinstance(answers, dict) else answers)
+        return list(zip(asked, answered, strict=True)) if len(asked) == len(answered) and all(map(str.strip, answered)) else []
 
     def tools(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         return self.beside.tools_of(row)
 
     def left_out(self, row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """The answers after the first."""
+        if self._pairs(row):
+            return
         answer = _with_places(row.get(self.answer))
         answers = answer.get("text") if isinstance(answer, dict) else answer
         if isinstance(answers, list):
@@ -90,6 +103,18 @@ def _is_longer(worked: str, answer: str, sample: Sequence[dict[str, Any]]) -> bo
 
 def _are_texts(cell: Any) -> bool:
     return is_missing(cell) or isinstance(cell, str) or (isinstance(cell, list) and all(isinstance(text, str) for text in cell))
+
+
+def _passages(cell: Any) -> list[str] | None:
+    """Titles with their sentences, {"title": [...], "sentences": [[...], ...]} or [[title, [...]], ...] as in HotpotQA, as texts."""
+    cell = parsed(cell)
+    if isinstance(cell, dict) and cell.keys() == {"title", "sentences"} and all(isinstance(part, list) for part in cell.values()):
+        cell = list(zip(cell["title"], cell["sentences"], strict=False))
+    if not isinstance(cell, list) or not cell or not all(isinstance(each, list | tuple) and len(each) == 2 for each in cell):
+        return None
+    if not all(isinstance(title, str) and isinstance(sentences, list) and _are_texts(sentences) for title, sentences in cell):
+        return None
+    return [f"{title}\n{' '.join(map(str.strip, sentences))}" for title, sentences in cell]
 
 
 def _first(answer: Any, column: str) -> Any:

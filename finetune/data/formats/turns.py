@@ -20,13 +20,15 @@ from finetune.data.formats.tree import REST, branch, is_tree, others
 from finetune.data.json_values import parsed
 from finetune.data.rows import AFTER, ROLES_KNOWN, RowProblem
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
-ROLES |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "llm", "bing", "bard", "claude"), "assistant")
+ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user", "customer": "user"}
+ROLES |= dict.fromkeys(
+    ("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "llm", "bing", "bard", "claude", "agent"), "assistant"
+)
 CALLING = ("function_call", "function_calls", "tool_call", "tool_calls", "functioncall", "toolcall")  # roles whose text is a call
 RESULTS = ["tool", "function", "ipython", "observation", "tool_response", "tool_result", "tool_results", "tool_output"]
 RESULTS += ["function_response", "function_result", "function_output", "toolresponse", "environment"]
 SPEAKER = ("role", "from", "speaker", "author", "sender")  # what a turn calls the one who speaks
-TEXT = ("content", "value", "text", "parts", "message", "utterance")
+TEXT = ("content", "value", "text", "parts", "message", "utterance", "body")
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "thinking_content")
 ASKED = ("user", "human", "input", "prompt", "question", "query", "instruction")  # of a turn that is a question and its answer
 ANSWERED = ("assistant", "gpt", "bot", "output", "response", "answer", "completion")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 from finetune.data.files import DataFile
@@ -24,6 +25,8 @@ from finetune.recipe import DatasetSpec
 SMALL = 5_000_000  # bytes that every workbook may have
 ROW = re.compile(rb"<(?:\w+:)?row\b")
 TAGS_OF_A_ROW, TAGS = 10 * COLUMNS, 10_000_000
+MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"')
+TAG = 60  # bytes of such a tag, at most
 INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
 
 
@@ -105,13 +108,45 @@ def _check_parts(parts: zipfile.ZipFile, file: DataFile) -> None:
 
 def _lines(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
     """Lines that are not blank, with their numbers in the sheet, as read so far."""
+    merged, held = _merged(sheet), dict[int, tuple[int, Any]]()
     sheet.reset_dimensions()  # a file may claim a million rows of sixteen thousand cells: only those that are there count
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
         values = [_plain(cell) for cell in cells]
         while values and values[-1] == "":
             values.pop()
         if values:
-            yield number, values
+            held |= {column: (last, values[column]) for column, last in merged.get(number, ()) if column < len(values)}
+            yield number, _with_merged(values, number, held)
+
+
+def _with_merged(values: list[Any], number: int, held: Mapping[int, tuple[int, Any]]) -> list[Any]:
+    """The values of a line, with those of merged cells that began above it."""
+    for column, (last, value) in held.items():
+        if number <= last and value != "":
+            values += [""] * (column + 1 - len(values))
+            values[column] = value
+    return values
+
+
+def _merged(sheet: Any) -> dict[int, list[tuple[int, int]]]:
+    """Cells that were merged over several rows, as column and last row, by their first row; only that one has their content.
+
+    openpyxl does not tell it of a sheet that is read while it is unpacked.
+    """
+    found: dict[int, list[tuple[int, int]]] = {}
+    with sheet.parent._archive.open(sheet._worksheet_path) as part:
+        before = b""
+        while block := part.read(1 << 20):
+            for column, first, last in MERGED.findall(before + block):
+                if first != last:
+                    found.setdefault(int(first), []).append((_number(column), int(last)))
+            before = block[-TAG:]
+    return found
+
+
+def _number(letters: bytes) -> int:
+    """0 for A, 26 for AA."""
+    return reduce(lambda number, letter: 26 * number + letter - ord("A") + 1, letters, 0) - 1
 
 
 def _header(cells: list[Any], file: DataFile) -> list[str]:
