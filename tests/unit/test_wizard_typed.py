@@ -113,7 +113,7 @@ def test_a_folder_without_a_model_is_no_model() -> None:
     ("row", "named"),
     [
         ({"id": "1", "translation": {"en": "Good day.", "de": "Guten Tag."}}, ("translation.en", "translation.de")),
-        ({"inputs": "Name two.", "targets": ["An apple.", "A pear."]}, ("inputs", "targets.0")),
+        ({"inputs": ["Name two.", "Name one."], "targets": ["An apple.", "A pear."]}, ("inputs.0", "targets.0")),
         ({"question": "Where is it?", "answer": None, "reply": "At the door."}, ("question", "reply")),
     ],
 )
