@@ -14,11 +14,11 @@ from finetune.screen.command_output import show
 
 def recipe_file(name: str) -> Path:
     """The recipe that is named; raises RecipeError for a folder, and for data, which a recipe names."""
-    from finetune.data.endings import ARCHIVE, ending_of, is_record_file
+    from finetune.data.endings import ending_of, is_archive, is_record_file
     from finetune.system.paths import looking_at, typed_path
 
     path = typed_path(name, RecipeError)
-    data = (is_record_file(path.name) and ending_of(path.name) != ".json") or path.suffix.lower() == ARCHIVE  # a recipe can be JSON
+    data = (is_record_file(path.name) and ending_of(path.name) != ".json") or is_archive(path.name)  # a recipe can be JSON
     own = path / "run" / "recipe.yaml"
     with looking_at(name, RecipeError):
         if path.is_dir():

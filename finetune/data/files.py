@@ -1,4 +1,4 @@
-"""Which files a source means: files, folders, globs, several with commas between; plain, .gz, .zst, .bz2 or the members of a .zip.
+"""Which files a source means: files, folders, globs, several with commas between; plain, .gz, .zst, .bz2 or the members of an archive.
 
 find_files("data/", data_files=None, split="train")  ->  [DataFile(data/train-0.jsonl), DataFile(data/train-1.jsonl)]
 """
@@ -9,8 +9,6 @@ import fnmatch
 import glob
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -18,8 +16,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, NoReturn, TypeVar, cast
 
-from finetune.data.archives import UNSEEN, members, opened
-from finetune.data.endings import ARCHIVE, CONVERTED, KINDS, PACKED, READABLE, Kind, can_be_read, converted, ending_of, is_record_file
+from finetune.data.archives import BROKEN, UNSEEN, members, opened
+from finetune.data.endings import CONVERTED, KINDS, PACKED, READABLE, Kind, can_be_read, converted, ending_of, is_archive, is_record_file
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable
 from finetune.hub.datasets import PINNED
@@ -40,7 +38,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file to read; `member` names the file inside a .zip, `together` is how many files are read with it, itself included.
+    """One file to read; `member` names the file inside an archive, `together` is how many files are read with it, itself included.
 
     `remarks` are what a person should know about its content; they are there with its first row.
     """
@@ -85,7 +83,7 @@ class DataFile:
             with self.open() as file:
                 while block := file.read(size):
                     yield block
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except BROKEN as error:
             raise BadRow(f"{self.name} cannot be read: {error}.", hint="The file may be incomplete: copy or download it again.") from None
         except (NotImplementedError, RuntimeError) as error:  # zipfile does not support this compression, or needs a password
             raise BadRow(f"{self.name} cannot be unpacked: {error}.", hint="Unpack it yourself and give the files.") from None
@@ -113,9 +111,9 @@ def looks_local(source: str) -> bool:
 
 
 def holds_files(source: str) -> bool:
-    """Whether a source is a folder or a .zip, of which `data_files` selects files."""
+    """Whether a source is a folder or an archive, of which `data_files` selects files."""
     path = typed_path(source)
-    return path.is_dir() or path.suffix.lower() == ARCHIVE
+    return path.is_dir() or is_archive(path.name)
 
 
 def _is_data(path: Path) -> bool:
@@ -136,7 +134,7 @@ def find_files(
 ) -> tuple[list[DataFile], list[str]]:
     """The files of a local source in a fixed order, and what a person should know about those left out.
 
-    A file that is named is taken. Of a folder, a glob or a .zip in which names carry splits (train.jsonl, test.jsonl) only the files of
+    A file that is named is taken. Of a folder, a glob or an archive in which names carry splits (train.jsonl, test.jsonl) only the files of
     `split` are, and never those of the split that is `measured` on. `strict_split` takes only files of that split. Raises DatasetNotFound
     for a missing path or split, and UnknownFormat for files that are no data.
     """
@@ -166,7 +164,7 @@ def _of_name(name: str, data_files: list[str] | None, notes: list[str]) -> dict[
     if path.is_dir():
         return _in_folder(path, data_files, notes)
     if path.exists():
-        if data_files is not None and path.suffix.lower() != ARCHIVE:
+        if data_files is not None and not is_archive(path.name):
             raise DatasetError(
                 f"{path.name} is a single file, so dataset.data_files cannot select anything in it.", hint="Leave dataset.data_files out."
             )
@@ -210,7 +208,7 @@ def _in_folder(folder: Path, data_files: list[str] | None, notes: list[str]) -> 
 
 
 def _chosen(names: dict[Item, str], data_files: list[str], where: Path) -> list[Item]:
-    """What of a folder or a .zip the patterns name."""
+    """What of a folder or an archive the patterns name."""
     chosen = [item for item, name in names.items() if any(fnmatch.fnmatch(name, pattern) for pattern in data_files)]
     if not chosen:
         near = get_close_matches(data_files[0], names.values(), n=1, cutoff=0.5)
@@ -221,7 +219,7 @@ def _chosen(names: dict[Item, str], data_files: list[str], where: Path) -> list[
 
 
 def _data_of(files: list[DataFile], where: str, notes: list[str]) -> list[DataFile]:
-    """What is read of files that lie together, be it in a folder or a .zip; the rest is noted."""
+    """What is read of files that lie together, be it in a folder or an archive; the rest is noted."""
     # A README next to tables is not data; where there is only prose, it is.
     records = _conversations(files) or [file for file in files if is_record_file(file.name)]
     read = records or [file for file in files if file.suffix in KINDS]
@@ -240,7 +238,7 @@ def _conversations(files: list[DataFile]) -> list[DataFile]:
 
 
 def _nothing(where: str, files: list[DataFile]) -> NoReturn:
-    """Raises DatasetNotFound for a folder or a .zip without data."""
+    """Raises DatasetNotFound for a folder or an archive without data."""
     there = f", only {listed(files, where)}" if files else ""
     other = next((file for file in files if ending_of(file.name) in CONVERTED), files[0]) if files else None
     raise DatasetNotFound(f"{where} contains no data files{there}.", hint=converted(other.name) if other else READABLE)
@@ -271,9 +269,9 @@ def _all_files(folder: Path, notes: list[str]) -> list[Path]:
 
 
 def _unpacked(path: Path, data_files: list[str] | None, notes: list[str]) -> list[DataFile]:
-    """A file, or what is read of a .zip."""
+    """A file, or what is read of an archive."""
     files = _members(path)
-    if path.suffix.lower() != ARCHIVE:
+    if not is_archive(path.name):
         return files
     if data_files is not None:
         return _chosen({file: str(file.member) for file in files}, data_files, path)
@@ -281,8 +279,8 @@ def _unpacked(path: Path, data_files: list[str] | None, notes: list[str]) -> lis
 
 
 def _members(path: Path) -> list[DataFile]:
-    """A file, or all that are in a .zip."""
-    return [DataFile(path, member) for member in members(path)] if path.suffix.lower() == ARCHIVE else [DataFile(path)]
+    """A file, or all that are in an archive."""
+    return [DataFile(path, member) for member in members(path)] if is_archive(path.name) else [DataFile(path)]
 
 
 def _of_split(found: dict[DataFile, str], split: str, measured: str | None, strict: bool) -> list[DataFile]:
@@ -329,7 +327,7 @@ def _split_words(files: list[DataFile], asked: set[str]) -> dict[DataFile, set[s
 
     own = {file: among(Path(file.member or file.path).name) for file in files}
     if len({file.path for file in files}) > 1:
-        own = {file: words or among(file.path.name) for file, words in own.items()}  # of the .zip that a file is in
+        own = {file: words or among(file.path.name) for file, words in own.items()}  # of the archive that a file is in
     if any(own.values()):
         return own
     folders = {file: (*file.path.parent.parts, *Path(file.member or "").parent.parts) for file in files}

@@ -190,7 +190,7 @@ def _way_out(reason: str) -> str:
 
 
 def _without(useless: str, files: Sequence[str]) -> str:
-    """How to read `files` without one that has no rows: those of a .zip can be chosen inside it."""
+    """How to read `files` without one that has no rows: those of an archive can be chosen inside it."""
     archive, inside, _ = useless.partition("/")
     others = [name.removeprefix(f"{archive}/") for name in files]
     if not inside or not all(name.startswith(f"{archive}/") for name in files):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.benchmark.harness import is_file
-from finetune.data.endings import ARCHIVE, KINDS, can_be_read, ending_of
+from finetune.data.endings import ARCHIVES, KINDS, ending_of
 from finetune.data.files import looks_local
 from finetune.errors import ModelError
 from finetune.hub.cache import cached
@@ -177,7 +177,7 @@ def _source(model: str) -> ModelSource | None:
 def _private(path: str, number: str = "") -> str:
     """What a person's own file is called in public: of its name only the ending says something that others need."""
     name = _last(path)
-    ending = ending_of(name) if ending_of(name) in KINDS else ARCHIVE if can_be_read(name) else ""
+    ending = ending_of(name) if ending_of(name) in KINDS else next((end for end in ARCHIVES if name.lower().endswith(end)), "")
     return f"private-data{number}{ending}"
 
 

@@ -195,7 +195,7 @@ class DatasetSpec(Spec):
     config: str | None = Field(None, title="Configuration", description="Configuration of a Hub dataset. Only some have one.")
     split: str = Field("train", description="Part of the dataset to train on.")
     data_files: str | list[str] | None = Field(
-        None, description="Which files of a folder, a .zip or a Hub dataset to read, by name or pattern."
+        None, description="Which files of a folder, an archive or a Hub dataset to read, by name or pattern."
     )
     samples: int | None = Field(1000, ge=2, title="Rows to use", description="Number of rows to read; null reads all.")
     columns: ColumnsSpec | None = Field(None, description="Which columns contain what; detected if left out.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 from read_files import learned, read
 
+from finetune.data import archives
 from finetune.data.archives import members
 from finetune.data.arrow_records import restored
 from finetune.data.files import DataFile, find_files
@@ -144,6 +148,42 @@ def test_an_archive_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     locked.write_bytes(content)
     with pytest.raises(BadRow, match=r"^locked\.zip is protected by a password\."):
         read(locked)
+
+
+def tarred(path: Path, *files: tuple[str, str]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content.encode())
+            archive.addfile(info, io.BytesIO(content.encode()))
+        link = tarfile.TarInfo("link.csv")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return path
+
+
+def test_files_of_a_tar_are_read_in_its_order_and_its_links_are_not(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "rows.tar.gz", ("./b/train.csv", TABLE), ("./a/train.csv", TABLE.replace("order", "parcel")), ("._a.csv", "x"))
+    assert members(path) == ["b/train.csv", "a/train.csv"]
+    assert learned(read(path)) == [*ROWS, *((question.replace("order", "parcel"), answer) for question, answer in ROWS)]
+    assert learned(read(path, data_files="a/train.csv"))[1] == ("And parcel 2?", "In the shed.")
+
+
+def test_a_tar_that_is_cut_or_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tarred(tmp_path / "rows.tar.gz", ("rows.csv", TABLE))
+    (tmp_path / "cut.tar.gz").write_bytes(path.read_bytes()[:40])
+    with pytest.raises(BadRow, match=r"cut\.tar\.gz is not a complete \.tar file"):
+        members(tmp_path / "cut.tar.gz")
+    bomb = tmp_path / "bomb.tar.gz"
+    info = tarfile.TarInfo("rows.csv")
+    info.size = 200_000_000
+    bomb.write_bytes(gzip.compress(info.tobuf() + bytes(1024)))
+    with pytest.raises(BadRow, match=r"bomb\.tar\.gz unpacks to more than 200 MB") as refused:
+        members(bomb)
+    assert refused.value.hint == "Unpack it, and give the folder."
+    monkeypatch.setattr(archives, "FILES", 1)
+    with pytest.raises(BadRow, match=r"rows\.tar\.gz has more than 1 files"):
+        members(path)
 
 
 def test_the_list_of_an_archive_is_read_once_however_many_files_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

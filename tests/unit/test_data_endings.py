@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_data_word import document, text
 
-from finetune.data.endings import ARCHIVE, KINDS, PACKED, can_be_read
+from finetune.data.endings import ARCHIVES, KINDS, PACKED, can_be_read
 from finetune.data.files import looks_local
 from finetune.data.reading import read_rows
 from finetune.errors import UnknownFormat
@@ -92,8 +93,18 @@ def zipped() -> bytes:
     return sink.getvalue()
 
 
+def tarred(ending: str) -> bytes:
+    sink = io.BytesIO()
+    mode = {".gz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}.get(ending.replace(".tgz", ".tar.gz").removeprefix(".tar"), "w")
+    with tarfile.open(fileobj=sink, mode=mode) as archive:  # type: ignore[call-overload]
+        file = tarfile.TarInfo("./rows.jsonl")
+        file.size = len(LINES)
+        archive.addfile(file, io.BytesIO(LINES))
+    return sink.getvalue()
+
+
 FILES = {f"{ending}{packing}": PACKERS[packing](content) for ending, content in CONTENT.items() for packing in PACKERS}
-FILES[ARCHIVE] = zipped()
+FILES |= {ending: zipped() if ending == ".zip" else tarred(ending) for ending in ARCHIVES}
 
 
 def test_every_kind_and_packing_of_the_table_is_tried_here_and_has_a_reader() -> None:
@@ -123,7 +134,7 @@ def test_what_it_does_not_name_is_neither(name: str, tmp_path: Path, monkeypatch
     assert suggest.paths(name[:2]) == []
     with pytest.raises(UnknownFormat, match="not a supported data file") as refused:
         read_rows(DatasetSpec(source=f"./{name}"), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
-    assert all(ending in str(refused.value.hint) for ending in (*KINDS, *PACKED, ARCHIVE))
+    assert all(ending in str(refused.value.hint) for ending in (*KINDS, *PACKED, *ARCHIVES))
 
 
 def test_records_that_lie_in_the_folder_are_proposed_settings_and_prose_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

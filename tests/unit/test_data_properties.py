@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from finetune.data.endings import ARCHIVE, KINDS, PACKED
+from finetune.data.endings import ARCHIVES, KINDS, PACKED
 from finetune.data.reading import Rows, read_rows
 from finetune.errors import DatasetError
 from finetune.events import Recorder
@@ -64,7 +64,7 @@ def contents(rows: Rows) -> list[tuple[str, ...]]:
 
 @settings(QUIET, max_examples=600)
 @given(
-    suffix=st.sampled_from([*KINDS, ARCHIVE, *(f".jsonl{packing}" for packing in PACKED), *(f".parquet{each}" for each in PACKED)]),
+    suffix=st.sampled_from([*KINDS, *ARCHIVES, *(f".jsonl{packing}" for packing in PACKED), *(f".parquet{each}" for each in PACKED)]),
     start=st.sampled_from(STARTS),
     rest=st.one_of(st.binary(max_size=200), st.text(st.sampled_from('{}[]",:\\n\n\r\t ;|ab01\0\ufeff'), max_size=200).map(str.encode)),
 )

@@ -13,7 +13,7 @@ from documents import PAGES, ROOT, blocks, our_arguments
 
 from finetune import Recipe, registry
 from finetune.command_line.arguments import parser
-from finetune.data.endings import ARCHIVE, KINDS, PACKED
+from finetune.data.endings import ARCHIVES, KINDS, PACKED
 from finetune.recipe import known_keys, nested
 from finetune.recipe.schema import keys_of_parts
 
@@ -96,7 +96,7 @@ def test_the_page_of_settings_has_every_key_with_its_meaning() -> None:
 
 def test_the_documents_name_every_kind_of_file_every_metric_and_every_tracker() -> None:
     files = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    assert [ending for ending in (*KINDS, *PACKED, ARCHIVE) if f"`{ending}`" not in files] == []
+    assert [ending for ending in (*KINDS, *PACKED, *ARCHIVES) if f"`{ending}`" not in files] == []
     measuring = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8").lower()
     named = [*registry.BUILT_IN["metrics"], *registry.BUILT_IN["trackers"]]
     assert [name for name in named if name not in measuring] == []
