@@ -136,6 +136,17 @@ def check_column_names(names: list[str], file: str) -> None:
         raise UnknownFormat(f"{file} has more than one column called {twice[0]!r}.", hint="Give each column a different name.")
 
 
+def told_apart(names: list[str]) -> list[str]:
+    """Names of columns of which several have the same one with a number behind each of these: nobody knows which is meant."""
+    times, number = Counter(names), Counter[str]()
+    number.update(dict.fromkeys(names, 0))
+    told = []
+    for name in names:
+        number[name] += 1
+        told.append(f"{name} {number[name]}" if times[name] > 1 else name)
+    return told
+
+
 def too_many_columns(file: str) -> UnknownFormat:
     return UnknownFormat(f"{file} has more than {COLUMNS:,} columns.", hint="Leave out those that are not to be trained on.")
 

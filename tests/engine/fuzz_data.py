@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from odd_files import tarred
+
 from finetune.events import Recorder
 from finetune.runtime import RuntimeOptions
 
@@ -25,6 +27,7 @@ DATA = {
     "text": (".md", "text"),
     "packed": (".jsonl.gz", "bytes"),
     "zip": (".zip", "bytes"),
+    "tar": (".tar", "bytes"),
     "arrow": (".arrow", "bytes"),
     "parquet": (".parquet", "bytes"),
     "xlsx": (".xlsx", "bytes"),
@@ -85,6 +88,8 @@ def _rows(name: str) -> bytes:
             with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(zipfile.ZipInfo("train.jsonl"), lines)
             return sink.getvalue()
+        case "tar":
+            return tarred({"train.jsonl": lines}, "w")
         case "xlsx":
             import openpyxl
 

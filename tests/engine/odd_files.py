@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,9 +67,9 @@ def locked(archive: bytes) -> bytes:
     return bytes(changed)
 
 
-def tarred(members: dict[str, bytes]) -> bytes:
+def tarred(members: dict[str, bytes], mode: Literal["w", "w:gz"] = "w:gz") -> bytes:
     sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w:gz") as archive:
+    with tarfile.open(fileobj=sink, mode=mode) as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

@@ -104,6 +104,7 @@ LOADED: dict[str, Case] = {
         *one("a.zip", zipped({"in/a.jsonl": lines(records(PAIRS[:9])), "in/b.csv": table(PAIRS[9:]).encode(), "README.md": b"about"})),
         rows=plain(PAIRS),
     ),
+    "a tar": Case(*one("a.tar.gz", tarred({"a.jsonl": lines(records(PAIRS))})), rows=plain(PAIRS)),
     "a zip of packed files": Case(
         *one("a.zip", zipped({"a.jsonl.gz": gzip.compress(lines(records(PAIRS))), "__MACOSX/._a.jsonl": b"\0\0"})), rows=plain(PAIRS)
     ),
@@ -207,7 +208,7 @@ REFUSED: dict[str, Case] = {
     "a program": Case(*one("a.jsonl", b"\x7fELF" + bytes(range(256)) * 9), said=("a.jsonl is a binary file",)),
     "a workbook": Case(*one("a.xlsx", zipped({"xl/sheet.xml": b"<x/>"})), said=("a.xlsx",)),
     "a pickle": Case(*one("a.pkl", b"\x80\x04."), said=("a.pkl is not a supported data file",)),
-    "a tar archive": Case(*one("a.tar.gz", tarred({"a.jsonl": lines(records(ASCII))})), said=("a.tar.gz is not a supported data file",)),
+    "no tar at all": Case(*one("a.tar.gz", gzip.compress(b"hello")), said=("a.tar.gz is not a complete .tar",)),
     "a locked zip": Case(*one("a.zip", locked(zipped({"a.jsonl": lines(records(ASCII))}))), said=("a.zip is protected by a password",)),
     "a zip in a zip": Case(*one("a.zip", zipped({"b.zip": zipped({"a.jsonl": b"{}"})})), said=("a.zip contains no data files",)),
     "no zip at all": Case(*one("a.zip", b"hello"), said=("a.zip is not a complete .zip",)),
@@ -219,7 +220,7 @@ REFUSED: dict[str, Case] = {
     ),
     "bytes for text": Case(*one("a.parquet", parquet({"question": [b"a", b"b"], "answer": [b"c", b"d"]})), said=("has bytes",)),
     "columns nobody knows": Case(*one("a.csv", b"frage,antwort\na,b\nc,d\n"), said=("a.csv has the columns frage, antwort",)),
-    "a column twice": Case(*one("a.csv", b"question,answer,answer\na,b,c\n"), said=("a.csv has more than one column called 'answer'",)),
+    "a column twice": Case(*one("a.csv", b"question,answer,answer\na,b,c\n"), said=("question, answer 1, answer 2: prompts in",)),
     "a column that is not there": Case(
         *one("a.csv", table(ASCII).encode(), columns={"text": "anser"}), said=("'anser'", "Did you mean answer?")
     ),

@@ -132,6 +132,12 @@ SHAPES: dict[str, Shape] = {
         ASKED,
         said="Column `output after the first` (33 % of the text) is ignored.",
     ),
+    "a translation with an instruction": Shape(
+        lambda n: {"instruction": "d", "source": f"q{n}", "target": f"a{n}"}, lambda n: [u(f"d\n\nq{n}"), a(f"a{n}")]
+    ),
+    "a log of requests": Shape(
+        lambda n: {"request": {"model": "m", "messages": [u(f"q{n}")]}, "response": {"choices": [{"message": a(f"a{n}")}]}}, ASKED
+    ),
     "Natural Instructions": Shape(
         lambda n: {"definition": "d", "inputs": f"q{n}", "targets": f"a{n}"}, lambda n: [u(f"d\n\nq{n}"), a(f"a{n}")]
     ),

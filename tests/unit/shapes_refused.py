@@ -134,6 +134,11 @@ REFUSED: dict[str, Refused] = {
         {"message_tree_id": "t", "prompt": {"text": "q", "role": "prompter", "replies": []}},
         "a.jsonl has trees of messages, with several answers to each.",
     ),
+    "RACE": Refused(
+        "a.jsonl",
+        {"article": "c", "questions": ["q", "r"], "options": [["x", "y"], ["x", "y"]], "answers": ["A", "B"]},
+        f"{FIRST}column questions has a list, not text",
+    ),
     "several prompts and completions": Refused(
         "a.jsonl", {"prompt": ["q", "r"], "completion": ["a", "b"]}, f"{FIRST}column completion has a list, not text"
     ),

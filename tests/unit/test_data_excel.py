@@ -50,19 +50,31 @@ def test_the_first_sheet_with_rows_is_read_and_the_others_are_named(tmp_path: Pa
 
 
 def test_a_cell_that_was_merged_over_rows_is_in_each_of_them(tmp_path: Path) -> None:
-    rows = [("FAQ", None, None), ("topic", *HEADER), ("Post", "Where?", "Here."), (None, "When?", "Now."), (None, None, "Soon."), ("Bill",)]
+    rows = [
+        ("FAQ", None, None),
+        ("topic", *HEADER),
+        ("Post", "Where?", "Here."),
+        (None, "When?", "Now."),
+        (None, None, "Soon."),
+        ("Bill",),
+        ("Who?", None, "Ann."),
+    ]
     openpyxl = pytest.importorskip("openpyxl")
     path = workbook(tmp_path / "rows.xlsx", Data=rows)
     book = openpyxl.load_workbook(path)
     for cells in ("A1:C1", "A3:A5", "B4:B5", "A6:C6"):
         book.active.merge_cells(cells)
     book.save(path)
-    found, _ = read(path)
+    found, notes = read(path)
     assert [tuple(row.values()) for row in found] == [
         ("Post", "Where?", "Here."),
         ("Post", "When?", "Now."),
         ("Post", "When?", "Soon."),
-        ("Bill", "", ""),
+        ("Who?", "", "Ann."),
+    ]
+    assert notes == [
+        "rows.xlsx: `FAQ` above the names of the columns is not read.",
+        "rows.xlsx: lines with a single cell that goes over columns, such as `Bill`, are headings, and not read.",
     ]
 
 

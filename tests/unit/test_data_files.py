@@ -232,7 +232,12 @@ REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     ),
     "a column that is always empty": ("a.csv", b"question,answer\na,\nb,\n", EmptyDataset, r"^a\.csv: column answer is empty"),
     "a nested answer": ("a.jsonl", b'{"question": "a", "answer": {"b": 1}}\n' * 3, BadRow, "column answer has an object"),
-    "the same column twice": ("a.csv", b"question,answer,answer\na,b,c\n", UnknownFormat, "more than one column called 'answer'"),
+    "the same column twice": (
+        "a.csv",
+        b"question,answer,answer\na,b,c\n",
+        UnknownFormat,
+        "question, answer 1, answer 2: prompts in question, but no column",
+    ),
     "a quote that never closes": ("a.csv", b'question,answer\na,b\nc,"d\ne,f\n', BadRow, r"^a\.csv, line 3: an opening quote here"),
     "a wrong number of cells": ("a.csv", b"question,answer\na,b\nc,d,e\n", BadRow, "line 3: 3 cells, but the header has 2"),
     "a picture": ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, UnknownFormat, r"^a\.txt is a binary file"),

@@ -31,7 +31,9 @@ class Instruction:
         output = find_column(columns, "output", "response", "completion", "answer", "outputs", "targets", "target")
         if instruction is None or output is None:
             return None
-        given = find_column(columns, "input", "context", "inputs")
+        given = find_column(
+            columns, "input", "context", "inputs", *(["source", "src"] if find_column([output], "target", "targets") else [])
+        )
         if given is None:
             given = rest_of(instruction, find_column(columns, "question", "query", "passage"), sample)
         return cls(instruction, given, output, Beside.find(columns, sample, [instruction, given, output], reasoning=True))

@@ -22,6 +22,7 @@ PAIRS = [
     (("prompt",), ("completion", "response", "answer", "output", "code", *OF_MODELS)),
     (("messages", "conversations"), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
+    (("request",), ("response",)),
     (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
     (("user", "user_prompt", "user_message", "user_input", "user_query"), ("assistant", *OF_MODELS)),
     (("document", "article", *DIALOGUES, "content", "text", "report"), SUMMARIES),

@@ -22,6 +22,7 @@ QUESTIONS = ("question", "query", "problem", "q", "sql_prompt", "questions", "co
 SQL = ("sql", "query", "sql_query", "sql query")  # answers, if they are queries
 SCHEMAS = ("schema", "sql_context", "create_table", "ddl", "table_schema", "db_schema", "database_schema")  # of what is queried
 IS_SQL = re.compile(r"\s*(?:select|with|insert|update|delete|create|alter|drop)\s", re.IGNORECASE)
+CHOICES = ("options", "choices")
 BEST = ("correct_answer", "correct answer", "best_answer")  # beside wrong ones
 
 
@@ -67,7 +68,9 @@ class QuestionAnswer:
         return self.beside.before(row, [user(asked), self.beside.answer(row, answer)])
 
     def _pairs(self, row: dict[str, Any]) -> list[tuple[str, str]]:
-        """Several questions with an answer to each; none where there is one question."""
+        """Several questions with an answer to each; none where there is one question, or there are choices (RACE)."""
+        if find_column([*row], *CHOICES) is not None:
+            return []
         questions, answers = parsed(row.get(self.question)), parsed(row.get(self.answer))
         asked, answered = several(questions), several(answers.get("input_text") if isinstance(answers, dict) else answers)
         return list(zip(asked, answered, strict=True)) if len(asked) == len(answered) and all(map(str.strip, answered)) else []

@@ -189,7 +189,14 @@ STYLES = (
     Style("<human>: ... <bot>: ...", by(rf"<{{}}>:{BLANKS}", user="human", assistant="bot"), preamble=True),
     *(
         Style(f"{user}: ... {assistant}: ...", by(f"{marker}{BLANKS}", user=user, assistant=assistant), preamble=True)
-        for user, assistant in (("Human", "Assistant"), ("User", "Assistant"), ("User", "Bot"), ("User", "AI"), ("Human", "AI"))
+        for user, assistant in (
+            ("Human", "Assistant"),
+            ("User", "Assistant"),
+            ("User", "Bot"),
+            ("User", "AI"),
+            ("Human", "AI"),
+            ("Customer", "Agent"),
+        )
         for marker in (r"{}:(?:(?<=\n\n{}:)|(?<=\A{}:))", "^{}:")  # after blank lines if all turns are: lines inside may begin so
     ),
     Style("Q: ... A: ...", (*by(f"^{{}}:{BLANKS}", user="Q", assistant="A"), ("tool", "^B:"))),  # A and B are choices

@@ -18,7 +18,7 @@ from finetune.data.encoding import UNREADABLE, lines_of, too_long
 from finetune.data.files import DataFile
 from finetune.data.readers.other_kind import check_kind
 from finetune.data.readers.titles import about_titles, filled, titled
-from finetune.data.rows import Row, SkippedRow, check_column_names, too_many_columns
+from finetune.data.rows import Row, SkippedRow, check_column_names, told_apart, too_many_columns
 from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import COLUMNS
 from finetune.recipe import DatasetSpec
@@ -73,7 +73,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
             names = next(filter(None, rows))
             if len(names) > COLUMNS:
                 raise too_many_columns(file.name)
-            header = [name.strip() or f"column {number}" for number, name in enumerate(names, start=1)]
+            header = told_apart([name.strip() or f"column {number}" for number, name in enumerate(names, start=1)])
         except StopIteration:
             return
         except csv.Error as error:

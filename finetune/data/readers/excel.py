@@ -11,12 +11,12 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune.data.files import DataFile
 from finetune.data.formats import chosen_columns, is_known
-from finetune.data.readers.titles import about_titles, filled, titled
-from finetune.data.rows import Row, SkippedRow, check_column_names, too_many_columns
+from finetune.data.readers.titles import SHOWN, Line, about_titles, filled, titled
+from finetune.data.rows import Row, SkippedRow, check_column_names, told_apart, too_many_columns
 from finetune.errors import BadRow, DatasetError, EmptyDataset
 from finetune.foreign import AGAIN, COLUMNS, PACKING, UNPACKED
 from finetune.formatting import size
@@ -25,8 +25,9 @@ from finetune.recipe import DatasetSpec
 SMALL = 5_000_000  # bytes that every workbook may have
 ROW = re.compile(rb"<(?:\w+:)?row\b")
 TAGS_OF_A_ROW, TAGS = 10 * COLUMNS, 10_000_000
-MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"')
+MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
 TAG = 60  # bytes of such a tag, at most
+HEADINGS = "{name}: lines with a single cell that goes over columns, such as `{heading}`, are headings, and not read."
 INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
 
 
@@ -44,12 +45,23 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         if titles:
             file.remarks.append(about_titles(file.name, titles))
         header = _header(names[sheet], file)
-        for number, cells in lines:
+        for number, cells in _without_headings(lines, sheet, file) if len(header) > 1 else lines:
             values = cells[: len(header)] + [""] * (len(header) - len(cells))
             if any(cell != "" for cell in cells[len(header) :]):
                 yield SkippedRow(file.name, number, f"{len(cells)} cells, but the header has {len(header)}")
             else:
                 yield Row(dict(zip(header, values, strict=True)), file.name, number)
+
+
+def _without_headings(lines: Iterator[Line], sheet: Any, file: DataFile) -> Iterator[Line]:
+    """Lines below the names but for those with nothing but a cell that was merged over columns, of which the first is named."""
+    wide, headed = _merged(sheet).wide, False
+    for number, cells in lines:
+        if number not in wide or len(filled(cells)) > 1:
+            yield number, cells
+        elif not headed:
+            headed = True
+            file.remarks.append(HEADINGS.format(name=file.name, heading=str(filled(cells)[0])[:SHOWN]))
 
 
 def _with_rows(names: dict[Any, list[Any]], wanted: set[str]) -> Any:
@@ -106,9 +118,9 @@ def _check_parts(parts: zipfile.ZipFile, file: DataFile) -> None:
                 tags = others[-1].count(b"<") if others else tags
 
 
-def _lines(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
+def _lines(sheet: Any) -> Iterator[Line]:
     """Lines that are not blank, with their numbers in the sheet, as read so far."""
-    merged, held = _merged(sheet), dict[int, tuple[int, Any]]()
+    merged, held = _merged(sheet).down, dict[int, tuple[int, Any]]()
     sheet.reset_dimensions()  # a file may claim a million rows of sixteen thousand cells: only those that are there count
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
         values = [_plain(cell) for cell in cells]
@@ -128,20 +140,26 @@ def _with_merged(values: list[Any], number: int, held: Mapping[int, tuple[int, A
     return values
 
 
-def _merged(sheet: Any) -> dict[int, list[tuple[int, int]]]:
-    """Cells that were merged over several rows, as column and last row, by their first row; only that one has their content.
+class Merged(NamedTuple):
+    """Cells over several rows, as column and last row by the first one, which alone has their content; and rows with one over columns."""
 
-    openpyxl does not tell it of a sheet that is read while it is unpacked.
-    """
-    found: dict[int, list[tuple[int, int]]] = {}
+    down: dict[int, list[tuple[int, int]]]
+    wide: set[int]
+
+
+def _merged(sheet: Any) -> Merged:
+    """openpyxl does not tell it of a sheet that is read while it is unpacked."""
+    merged = Merged({}, set())
     with sheet.parent._archive.open(sheet._worksheet_path) as part:
         before = b""
         while block := part.read(1 << 20):
-            for column, first, last in MERGED.findall(before + block):
+            for column, first, other, last in MERGED.findall(before + block):
                 if first != last:
-                    found.setdefault(int(first), []).append((_number(column), int(last)))
+                    merged.down.setdefault(int(first), []).append((_number(column), int(last)))
+                elif column != other:
+                    merged.wide.add(int(first))
             before = block[-TAG:]
-    return found
+    return merged
 
 
 def _number(letters: bytes) -> int:
@@ -152,7 +170,7 @@ def _number(letters: bytes) -> int:
 def _header(cells: list[Any], file: DataFile) -> list[str]:
     if len(cells) > COLUMNS:
         raise too_many_columns(file.name)
-    names = [str(cell).strip() or f"column {number}" for number, cell in enumerate(cells, start=1)]
+    names = told_apart([str(cell).strip() or f"column {number}" for number, cell in enumerate(cells, start=1)])
     check_column_names(names, file.name)
     return names
 
