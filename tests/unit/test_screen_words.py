@@ -6,13 +6,15 @@ import pytest
 from prompt_toolkit.utils import get_cwidth
 from test_screen import Figures, drawn, screen
 
+from finetune.errors import BadInput
 from finetune.events import Notice
 from finetune.formatting import ratio
 from finetune.recipe import Recipe
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import RichReporter
+from finetune.screen.wording import around_command
 from finetune.wizard.asking.layout import wrap
-from finetune.wizard.asking.prompter import plain
+from finetune.wizard.asking.prompter import hint, plain
 
 COMMAND = f"--set dataset.source=/home/ada/{'a-long-folder/' * 6}rows.jsonl"
 
@@ -28,6 +30,22 @@ def test_no_word_is_broken_so_that_paths_and_commands_can_be_copied(width: int) 
     RichReporter(console).report(Notice(f"It is there: {COMMAND}"))
     assert path in console.file.getvalue()  # type: ignore[attr-defined]
     assert path in plain(wrap([("class:warning", f"It is there: {COMMAND}")], width))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(width: int) -> None:
+    said = "Choose another folder for this run, or continue the one that is there already:"
+    command = "finetune-cli resume 'my folder/with a name' --device cpu"
+    ways = (
+        around_command(f"{said} {command}", width),
+        drawn(f"{said} {command}", width).splitlines(),
+        plain(wrap(hint(BadInput("x", hint=f"{said} {command}")), width)).splitlines()[1:],
+    )
+    for lines in ways:
+        assert lines[-1].strip() == command
+        assert " ".join(" ".join(lines[:-1]).split()) == said
+        assert max(map(len, lines[:-1])) <= width
+    assert around_command("Sign in: hf auth login", 40) == ["Sign in: hf auth login"]
 
 
 def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
