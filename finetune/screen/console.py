@@ -62,6 +62,7 @@ class SafeConsole(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         how = options or self.options
+        renderable = Text(renderable) if isinstance(renderable, str) else renderable
         if isinstance(renderable, Text) and not (renderable.no_wrap or how.no_wrap) and (renderable.overflow or how.overflow) == "ignore":
             renderable, how = self._broken(renderable, how.max_width), how.update(no_wrap=True)
         for segment in super().render(renderable, how):

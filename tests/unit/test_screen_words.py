@@ -8,7 +8,7 @@ from test_screen import Figures, drawn, screen
 
 from finetune.errors import BadInput
 from finetune.events import Notice
-from finetune.formatting import ratio
+from finetune.formatting import ratio, times
 from finetune.recipe import Recipe
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import RichReporter
@@ -62,3 +62,5 @@ def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
 def test_ratios_have_the_digits_that_a_person_would_say(number: float, said: str) -> None:
     assert ratio(number) == said
     assert ratio(number, 1) == {"1.38": "1.4", "0.74": "0.7"}.get(said, said)
+    assert times(number, "size") == f"{said} times the size"
+    assert times(1.002, "size") == "the same size"
