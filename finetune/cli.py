@@ -18,9 +18,9 @@ from types import FrameType
 from finetune.command_line.arguments import parser
 from finetune.errors import FinetuneError, without_secrets
 from finetune.foreign import is_panic
-from finetune.formatting import in_lines, strip_control_chars
+from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
-from finetune.screen.wording import as_typed, for_this_python
+from finetune.screen.wording import around_command, as_typed, for_this_python
 from finetune.system.shell import quoted
 from finetune.system.stopping import ended_like_ctrl_c
 
@@ -101,18 +101,16 @@ def _imports(error: BaseException) -> Iterator[FrameType]:
 
 
 def say(message: str, hint: str | None = None) -> None:
-    """A sentence for people, on stderr; the hint may contain a command, so it is left in one piece."""
+    """A sentence for people and a hint, on stderr; a command in it is left in one piece."""
     sys.stdout.flush()
     message, hint = (strip_control_chars(without_secrets(text)) for text in (message, hint or ""))  # a file name can contain anything
-    message = for_this_python(message)
+    lines = [for_this_python(message), *as_typed(hint).splitlines()]
     if sys.stderr.isatty():
         import shutil
 
         width = max(NARROWEST, shutil.get_terminal_size().columns - 1)
-        message = "\n".join(in_lines(message, width))
-    print(message, file=sys.stderr)
-    if hint:
-        print(as_typed(hint), file=sys.stderr)
+        lines = [part for line in lines for part in around_command(line, width)]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _dispatch(given: list[str]) -> int:

@@ -39,6 +39,13 @@ def ratio(number: float, digits: int = 2) -> str:
     return f"about {float(f'{number:.2g}'):,.0f}"
 
 
+def times(number: float, thing: str = "") -> str:
+    """A ratio in words: "0.74 times the size", "the same size" where it is one."""
+    if 0.995 <= number < 1.005:
+        return f"the same {thing}".rstrip()
+    return f"{ratio(number)} times the {thing}" if thing else f"{ratio(number)} times"
+
+
 def counted(number: int, thing: str, verb: str = "") -> str:
     """1, "row", "are" -> "1 row is"; 2,000 -> "2,000 rows are"."""
     alone = {"are": "is", "have": "has"}

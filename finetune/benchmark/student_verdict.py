@@ -22,7 +22,7 @@ from typing import Any
 
 from finetune.benchmark.labels import reference_labels
 from finetune.benchmark.names import FEWEST_ROWS, LOWER_IS_BETTER, NAMES, independent, number, retained, share
-from finetune.formatting import ratio
+from finetune.formatting import ratio, times
 
 METRICS = {"rougeL": "ROUGE-L", "accuracy": "right answers", "last_number": "right numbers"}  # the first that is known
 METRICS |= {"json_fields": "right fields", "exact_match": "exact matches"}
@@ -50,18 +50,18 @@ def verdict_on(scores: Mapping[str, Any]) -> StudentVerdict | None:
     rows = independent(scores)
     metric, kept = kept_of(scores)
     student, teacher = (float((scores.get(side) or {}).get("perplexity") or 0) for side in ("after", "teacher"))
-    times = round(student / teacher, 1) if student and teacher else None
+    against = round(student / teacher, 1) if student and teacher else None
     by_answers = sum(round(100 * kept["value"]) >= least for least in KEPT) if kept else None
-    by_text = sum(times <= most for most in TIMES) if times is not None else None
+    by_text = sum(against <= most for most in TIMES) if against is not None else None
     known = [level for level in (by_answers, by_text) if level is not None]
     if not known:
         return None
     word = WORDS[min(known)] if rows >= FEWEST_ROWS else UNJUDGED
-    beside = f"its perplexity is {ratio(times, 1)} times its teacher's" if times is not None else ""
+    beside = f"its perplexity is {ratio(against, 1)} times its teacher's" if against is not None else ""
     if kept is None:
         better = ((scores.get("against_teacher") or {}).get("perplexity") or {}).get("verdict") == "better"
         alike = f"It predicts the text {'better than' if better else 'as well as'} its teacher"
-        what = f"{beside[:1].upper()}{beside[1:]}" if times and times > 1 else alike
+        what = f"{beside[:1].upper()}{beside[1:]}" if against and against > 1 else alike
     else:
         what = _answers(metric, kept, scores)
         if by_text is not None and by_answers is not None and by_text < by_answers:
@@ -129,5 +129,6 @@ def _costs(scores: Mapping[str, Any]) -> list[str]:
     for name, group, key in COSTS:
         student, teacher = ((scores.get(group) or {}).get(side, {}).get(key) for side in ("after", "teacher"))
         if student and teacher:
-            found.append(f"{ratio(student / teacher)} times the {name}")
-    return [f"{', '.join(found)}."] if found else []
+            found.append(times(student / teacher, name))
+    said = f"{', '.join(found)}."
+    return [said[0].upper() + said[1:]] if found else []

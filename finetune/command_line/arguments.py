@@ -171,7 +171,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--rdzv": {"metavar": "HOST:PORT", "help": "the rendezvous address: name and a free port of machine 0"},
     "--shard": {
         "metavar": "WHEN",
-        **_one_of("shard the weights over the GPUs; auto: if one GPU has no room for all of them", "auto", "yes", "no"),
+        **_one_of("shard the weights over the GPUs (auto: if one GPU has no room for all of them)", "auto", "yes", "no"),
     },
     "--plain": {"action": "store_true", "help": "numbered questions, for screen readers"},
     "--no-color": {"action": "store_true", "help": "no colours; NO_COLOR=1 does the same"},
@@ -301,14 +301,15 @@ def _kinds() -> str:
     from finetune.export.exporters import exporters
     from finetune.export.gguf_types import DEFAULT, KINDS
 
-    return f"\nKinds: {', '.join(exporters())}\nTypes of gguf: {', '.join(KINDS)} (default {DEFAULT})\n"
+    told = (f"Kinds: {', '.join(exporters())}", f"Types of gguf: {', '.join(KINDS)} (default {DEFAULT})")
+    return "\n" + "".join(f"{_filled(line)}\n" for line in told)
 
 
 def _names(option: str) -> str:
     """What an option can be, with what other packages add."""
     from finetune import registry
 
-    return f"\nNames for {option}: {', '.join(registry.names(NAMED[option]))}\n"
+    return "\n" + _filled(f"Names for {option}: {', '.join(registry.names(NAMED[option]))}") + "\n"
 
 
 def _choices(*of_parts: str) -> str:

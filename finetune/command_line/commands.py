@@ -124,9 +124,10 @@ def resume(arguments: argparse.Namespace) -> int:
     if folder.stage != FINISHED:
         return _show_result(arguments, continue_run(arguments.output_dir, _runtime(arguments), _console(arguments)))
     console = _console(arguments)
-    console.print(f"The run in {folder.output_dir} is finished; there is nothing to resume.", soft_wrap=True)
+    said = [f"The run in {folder.output_dir} is finished; there is nothing to resume."]
     if further := train_further(folder.output_dir):
-        console.print(f"To train its result further: {further}", soft_wrap=True)
+        said.append(f"To train its result further: {further}")
+    console.print("\n".join(said), soft_wrap=not console.is_terminal)
     if arguments.json:
         training = folder.known(folder.progress).get("training", {})
         _show(arguments, {"output_dir": str(folder.output_dir), "scores": folder.read_json(folder.benchmark), "training": training})

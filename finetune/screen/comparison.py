@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.benchmark.names import NAMES, by_verdict, held_out, number, signed
-from finetune.formatting import count, ratio, size, strip_control_chars
+from finetune.formatting import count, size, strip_control_chars, times
 from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block, legend, score_table, verdict
@@ -68,7 +68,7 @@ def _costs(found: Comparison, width: int) -> list[RenderableType]:
 def _ratio(pair: Mapping[str, Any]) -> Text:
     if "why_not" in pair or "chance" in pair:
         return Text("not alike" if "why_not" in pair else "alike", style="quiet")
-    return Text(f"{ratio(pair['b'] / pair['a'])} times")
+    return Text(times(pair["b"] / pair["a"]))
 
 
 def _differences(pairs: Mapping[str, tuple[Any, Any]], width: int) -> RenderableType:

@@ -22,6 +22,7 @@ from rich.theme import Theme
 
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import lasting
+from finetune.screen.wording import command_at
 
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
@@ -61,21 +62,23 @@ class SafeConsole(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         how = options or self.options
+        renderable = Text(renderable) if isinstance(renderable, str) else renderable
         if isinstance(renderable, Text) and not (renderable.no_wrap or how.no_wrap) and (renderable.overflow or how.overflow) == "ignore":
             renderable, how = self._broken(renderable, how.max_width), how.update(no_wrap=True)
         for segment in super().render(renderable, how):
             yield segment if segment.control else segment._replace(text=strip_control_chars(segment.text))
 
     def _broken(self, text: Text, width: int) -> Text:
-        """The text in lines; of words only those of wide letters are broken, which Chinese and Japanese write without spaces."""
+        """The text in lines, commands whole; of words only those of wide letters are broken: Chinese and Japanese have no spaces."""
         lines = list[Text]()
         for line in text.split(allow_blank=True):
-            breaks, used = [], 0
-            for word in WORD.finditer(line.plain):
-                if used and used + cell_len(word.group().rstrip()) > width:
-                    breaks.append(word.start())
+            breaks, used, at = list[int](), 0, command_at(line.plain)
+            pieces = [(word.start(), word.group()) for word in WORD.finditer(line.plain, 0, at)]
+            for start, piece in [*pieces, (at, line.plain[at:])]:
+                if used and used + cell_len(piece.rstrip()) > width:
+                    breaks.append(start)
                     used = 0
-                used += cell_len(word.group())
+                used += cell_len(piece)
             for part in line.divide(breaks):
                 part.rstrip()
                 is_wide = part.cell_len > max(width, len(part))

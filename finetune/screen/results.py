@@ -40,7 +40,7 @@ from finetune.benchmark.report import ranks_in_words
 from finetune.benchmark.student_verdict import verdict_on
 from finetune.errors import RecipeError
 from finetune.export.offer import in_reach, usual_type
-from finetune.formatting import count, ratio, size, strip_control_chars
+from finetune.formatting import count, size, strip_control_chars, times
 from finetune.publish.usage import in_short
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, run_again
@@ -162,7 +162,7 @@ def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, Text |
     ):
         student, teacher = (scores.get(group, {}).get(side, {}).get(key) for side in ("after", "teacher"))
         if student and teacher:
-            yield name, f"{say(student)} against {say(teacher)} ({ratio(student / teacher)} times)"
+            yield name, f"{say(student)} against {say(teacher)} ({times(student / teacher)})"
 
 
 def samples(scores: Mapping[str, Any], width: int) -> RenderableType:

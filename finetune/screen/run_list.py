@@ -38,11 +38,10 @@ def _lines(run: Run) -> Iterator[Text]:
         method = "" if run.approach == "distillation" and run.method == "Full" else f"{run.method} "
         said = f"{method}{run.what} on {run.data}"
         yield Text(strip_control_chars(said[:1].upper() + said[1:]))
-    scored = [_change(run, metric) for metric in IN_SHORT if metric in run.scores.get("after", {})]
     if found := verdict_on(run.scores):
         yield Text(f"{found.sentence} {found.costs}".rstrip(), style=STUDENT.get(found.word, "warning"))
-    elif scored:
-        yield Text("; ").join(scored)
+    elif scored := _changes(run):
+        yield scored
     state, style = {
         FINISHED: (f"finished {spoken(time.time() - run.when)} ago", "quiet"),
         UNREADABLE: (f"cannot be read: {strip_control_chars(run.progress)}", "problem"),
@@ -52,8 +51,12 @@ def _lines(run: Run) -> Iterator[Text]:
     yield Text(state, style=style)
 
 
-def _change(run: Run, metric: str) -> Text:
-    after, before = run.scores["after"][metric], (run.scores.get("before") or {}).get(metric)
-    shown = f"{number(metric, before)} to {number(metric, after)}" if before is not None else number(metric, after)
-    change = (run.scores.get("change") or {}).get(metric) or {"verdict": ""}
-    return Text.assemble(f"{NAMES[metric]} {shown} ", verdict(change))
+def _changes(run: Run) -> Text | None:
+    """ "ROUGE-L 0.165 to 0.370, Perplexity 23.4 to 9.13: better", scores of one verdict together; None without scores."""
+    after, before, changes = (run.scores.get(part) or {} for part in ("after", "before", "change"))
+    by: dict[str, list[str]] = {}
+    for metric in (metric for metric in IN_SHORT if metric in after):
+        shown = " to ".join(number(metric, side[metric]) for side in (before, after) if side.get(metric) is not None)
+        by.setdefault((changes.get(metric) or {}).get("verdict", ""), []).append(f"{NAMES[metric]} {shown}")
+    parts = [Text.assemble(", ".join(told), ": " if word else "", verdict({"verdict": word})) for word, told in by.items()]
+    return Text("; ").join(parts) if parts else None

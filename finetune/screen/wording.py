@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune.formatting import strip_control_chars
+from finetune.formatting import in_lines, strip_control_chars
 from finetune.system.shell import quoted
 
 
@@ -43,6 +43,27 @@ def command_name() -> str:
     if started.name == "__main__.py" and started.parent.name == "finetune":
         return "python -m finetune"
     return f"python {quoted(sys.argv[0])}" if started.name == "finetune_cli.py" else "finetune-cli"
+
+
+COMMAND = re.compile(
+    r"(?<![\w/.-])`?(?:finetune-cli [a-z-]|(?:[^\s`]*/)?python[\d.]* (?:-m |[^\s`]+\.py)|(?:uv )?pip install|pipx inject|hf auth|git lfs"
+    r"|vllm serve|lm-eval ls)"
+)
+
+
+def command_at(line: str) -> int:
+    """Where a command begins, to which the rest of the line belongs; its length if there is none."""
+    found = COMMAND.search(line)
+    return found.start() if found else len(line)
+
+
+def around_command(text: str, width: int) -> list[str]:
+    """A line in lines that end between words; a command, and what follows it, is in one piece, so that it can be copied."""
+    at = command_at(text)
+    lines, command = in_lines(text[:at], width), text[at:]
+    if lines and command and len(lines[-1]) + 1 + len(command) <= width:
+        return [*lines[:-1], f"{lines[-1]} {command}"]
+    return [*lines, *([command] if command else [])]
 
 
 def as_typed(text: str) -> str:

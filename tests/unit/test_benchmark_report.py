@@ -123,7 +123,7 @@ def test_teachers_of_every_kind_are_named(change, headline, listed, tmp_path):
 
 def test_every_score_has_its_interval_and_a_teacher_stands_beside_its_student(tmp_path):
     text = page_of(written_run(tmp_path / "model", teacher=True)).text
-    assert "Keeps 93 % [85 %, 102 %] of its teacher: usable. 1.00 times the size, 1.00 times the speed, 1.00 times the memory." in text
+    assert "Keeps 93 % [85 %, 102 %] of its teacher: usable. The same size, the same speed, the same memory." in text
     assert "Better: ROUGE-L." not in text, "than before is not the first thing to know of a student"
     assert "ROUGE-L -0.050 worse +0.150 better Teacher" in text
     assert "Perplexity -53.8 no evidence Teacher 10.2 [8.16, 12.2] Before 66.1 [52.9, 79.3] After 12.3 [9.84, 14.8]" in text

@@ -140,10 +140,10 @@ def test_the_list_is_whole_on_narrow_and_usual_terminals(tmp_path: Path, width: 
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.split())
     assert words.startswith("model Distillation of HuggingFaceTB/SmolLM2-135M-Instruct into a student with 67 % of its layers on")
-    assert "Keeps 93 % [85 %, 102 %] of its teacher: usable. 1.00 times the size" in words
+    assert "Keeps 93 % [85 %, 102 %] of its teacher: usable. The same size, the same speed, the same memory." in words
     written_run(tmp_path / "tuned")
     words = " ".join(shown(runs_picture(find_runs(tmp_path), "."), width).split())
-    assert "ROUGE-L 0.360 to 0.510 better; Perplexity 66.1 to 12.3 no evidence" in words
+    assert "ROUGE-L 0.360 to 0.510: better; Perplexity 66.1 to 12.3: no evidence" in words
     assert "finished less than a minute ago" in words
 
 
@@ -305,7 +305,7 @@ def test_scores_that_only_one_run_has_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "here", "said"),
     [
-        ("org/other", HERE, "1.00 times"),
+        ("org/other", HERE, "the same"),
         ("org/one", HERE, "alike"),
         ("org/other", {**HERE, "dtype": "bfloat16"}, "not alike"),
         ("org/one", None, "not alike"),

@@ -6,13 +6,15 @@ import pytest
 from prompt_toolkit.utils import get_cwidth
 from test_screen import Figures, drawn, screen
 
+from finetune.errors import BadInput
 from finetune.events import Notice
-from finetune.formatting import ratio
+from finetune.formatting import ratio, times
 from finetune.recipe import Recipe
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import RichReporter
+from finetune.screen.wording import around_command
 from finetune.wizard.asking.layout import wrap
-from finetune.wizard.asking.prompter import plain
+from finetune.wizard.asking.prompter import hint, plain
 
 COMMAND = f"--set dataset.source=/home/ada/{'a-long-folder/' * 6}rows.jsonl"
 
@@ -30,6 +32,22 @@ def test_no_word_is_broken_so_that_paths_and_commands_can_be_copied(width: int) 
     assert path in plain(wrap([("class:warning", f"It is there: {COMMAND}")], width))
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(width: int) -> None:
+    said = "Choose another folder for this run, or continue the one that is there already:"
+    command = "finetune-cli resume 'my folder/with a name' --device cpu"
+    ways = (
+        around_command(f"{said} {command}", width),
+        drawn(f"{said} {command}", width).splitlines(),
+        plain(wrap(hint(BadInput("x", hint=f"{said} {command}")), width)).splitlines()[1:],
+    )
+    for lines in ways:
+        assert lines[-1].strip() == command
+        assert " ".join(" ".join(lines[:-1]).split()) == said
+        assert max(map(len, lines[:-1])) <= width
+    assert around_command("Sign in: hf auth login", 40) == ["Sign in: hf auth login"]
+
+
 def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
     assert max(map(get_cwidth, drawn(f"Topic: {'订单84731已经从我们的仓库发出,' * 9}", 40).splitlines())) <= 40
 
@@ -44,3 +62,5 @@ def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
 def test_ratios_have_the_digits_that_a_person_would_say(number: float, said: str) -> None:
     assert ratio(number) == said
     assert ratio(number, 1) == {"1.38": "1.4", "0.74": "0.7"}.get(said, said)
+    assert times(number, "size") == f"{said} times the size"
+    assert times(1.002, "size") == "the same size"

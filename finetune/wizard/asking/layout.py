@@ -62,14 +62,13 @@ def indent(fragments: Fragments) -> Fragments:
 def wrap(fragments: Fragments, width: int) -> Fragments:
     """Lines broken at spaces; the rest of a broken line starts like its beginning, indented and with its bar.
 
-    A longer word stays whole, as it may be a path or part of a command; it is broken beside a bar, or if its letters are wide.
+    Commands stay whole, so that they can be copied, and longer words, which may be paths; not so beside a bar, or of wide letters.
     """
     wrapped: Fragments = []
     for number, line in enumerate(_lines(fragments)):
         if number:
             wrapped.append(("", "\n"))
-        is_command = any(style == "class:command" for style, _ in line)  # kept in one piece, so that it can be copied
-        wrapped += line if is_command else _wrap_line(line, width - 1)
+        wrapped += _wrap_line(line, width - 1)
     return wrapped
 
 
@@ -97,11 +96,12 @@ def _wrap_line(line: Fragments, width: int) -> Fragments:
         used = len(margin)
 
     for style, part in line:
-        for word in _WORD.findall(part):
+        is_command = style == "class:command"
+        for word in [part] if is_command else _WORD.findall(part):
             if used + get_cwidth(word.rstrip(" ")) > width and used > len(margin):
                 new_line()
                 word = word.lstrip(" ")
-            is_data = margin.strip() or get_cwidth(word) > len(word)
+            is_data = margin.strip() or (get_cwidth(word) > len(word) and not is_command)
             while is_data and get_cwidth(word.rstrip(" ")) > width - used:
                 fitting = beginning(word, width - used) or word[0]
                 wrapped.append((style, fitting))

@@ -212,14 +212,15 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
 
 
 def hint(error: FinetuneError, approach: str = "") -> Fragments:
-    """The hint of an error on a line of its own; one that contains a command is left in one piece, so that it can be copied."""
-    from finetune.screen.wording import as_typed, command_name
+    """The hint of an error on lines of its own; a command in it is left in one piece, so that it can be copied."""
+    from finetune.screen.wording import as_typed, command_at
     from finetune.wizard.error_words import in_words
 
-    said = in_words(error.hint, approach)
-    text = as_typed(said)
-    is_command = command_name() in text or "pip install" in said
-    return [("", "\n"), ("class:command" if is_command else "class:quiet", text)] if text else []
+    parts: Fragments = []
+    for line in as_typed(in_words(error.hint, approach)).splitlines():
+        at = command_at(line)
+        parts += [("class:quiet", f"\n{line[:at]}"), ("class:command", line[at:])]
+    return parts
 
 
 def explanation(question: Question) -> str:
