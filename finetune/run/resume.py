@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune.errors import BadInput, CannotResume, FolderInUse
+from finetune.errors import BadInput, CannotResume, FolderInUse, Interrupted
 from finetune.events import Notice
 from finetune.foreign import reading
 from finetune.formatting import counted, enumerated, roughly, spoken
@@ -24,6 +24,9 @@ from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, ROWS, TRAINING, UPLOAD, RunFolder
 from finetune.system.shell import quoted
 from finetune.training.checkpoints import Checkpoint, Checkpoints
+
+if TYPE_CHECKING:
+    from finetune.training.loop import Outcome
 
 EXACT = ("torch", "transformers", "peft")  # libraries whose major version decides what a checkpoint means
 MACHINE: dict[str, Callable[[Any], str]] = {  # what of a machine decides the digits, in words
@@ -187,6 +190,16 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
         return f"All {saved.step} steps of the {whole} in {name} are saved; {left_to_do}."
     what = "this round" if saved.rounds > 1 else "training"
     return f"Continuing {name} after {saved.progress()}; {roughly(saved.seconds_left)} of {what} left."
+
+
+def stopped(folder: RunFolder, outcome: Outcome) -> Interrupted:
+    """What to raise where a person has stopped a training."""
+    of_all = "" if outcome.complete else f" of {outcome.total_steps}"
+    return Interrupted(
+        f"Stopped after step {outcome.finished.steps}{of_all}; everything is saved in {folder.output_dir}.",
+        hint=f"Continue: finetune-cli resume {quoted(folder.output_dir)}",
+        saved=folder.output_dir,
+    )
 
 
 def training_complete(folder: RunFolder) -> CannotResume:
