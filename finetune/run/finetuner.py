@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import RecipeError
-from finetune.events import Fanout, Recorder, Reporter, Resumed
+from finetune.events import Fanout, Recorder, Reporter
 from finetune.hub.reachability import ask_again
 from finetune.recipe import Recipe
 from finetune.run.given import distillation_changes, recipe_of
@@ -182,9 +182,7 @@ class LLMFineTuner:
         else:
             self.prepare_data()
             self.planned = plan(self.context, measure=measure)
-            place: dict[str, Any] = {"cut": self.planned.shards > 1, "whole_on": self.planned.whole_on}
-            if place != {name: getattr(self.context, name) for name in place}:
-                self.context = self.context.beside(**place)
+            self.context = self.context.placed(cut=self.planned.shards > 1, whole_on=self.planned.whole_on)
         return self.planned
 
     def load_models(self) -> Any:
@@ -261,8 +259,8 @@ class LLMFineTuner:
                     self.teacher = None  # its answers are written down
             handed, self.model = [model], None  # it need not outlive its round
             del model
-            settings: dict[str, Any] = {"setup": setup, "start": self._start, "taught": self.teacher_scores}
-            self.outcome, self.model = train_rounds(context, self.folder, handed, **settings)
+            start, taught = self._start, self.teacher_scores
+            self.outcome, self.model = train_rounds(context, self.folder, handed, setup=setup, start=start, taught=taught)
             if context.cut:
                 self.model = self.model.to(context.whole_on)
             finished = self.outcome.finished
@@ -341,17 +339,11 @@ class LLMFineTuner:
 
     def _take_up(self) -> Checkpoint | None:
         """The folder of an interrupted run; the checkpoint to train on from, or None for the first step."""
-        from finetune.planning.checks import check_data
-        from finetune.run.records import open_records, write_records
+        from finetune.run.records import write_records
         from finetune.run.resume import take_up
-        from finetune.training.step_count import steps_of
 
-        check_data(self.context)
-        self.folder.claim()
-        open_records(self.reporter, self.folder)
         self.resume_state, start = take_up(self.context, self.folder)
         if start is None and self.resume_state.stage in (ROWS, TRAINING):
-            self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
             self.context = self.context.pinned()
             write_records(self.context, self.folder, self.planned or self.plan())
         return start
