@@ -150,6 +150,6 @@ def _cached(hidden: Any, weight: Any, kept: list[tuple[Any, Any]], labels: Any, 
 @cache
 def workspace() -> Any:
     """One workspace for all passes, as a trainer keeps one for all steps."""
-    from finetune.training.chunked_loss import Workspace
+    from finetune.training.workspace import Workspace
 
     return Workspace()

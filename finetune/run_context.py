@@ -263,6 +263,10 @@ class RunContext:
         other.__dict__.update({name: self.__dict__[name] for name in RESOLVED if name in self.__dict__} | resolved)
         return other
 
+    def placed(self, *, cut: bool, whole_on: str) -> RunContext:
+        """The same where the plan has put the model: `cut` into shards, scored in one piece on the device `whole_on`."""
+        return self if (cut, whole_on) == (self.cut, self.whole_on) else self.beside(cut=cut, whole_on=whole_on)
+
     def without_data(self, recipe: Recipe) -> RunContext:
         """A context over the same models with a recipe that asks for other rows."""
         other = self.beside(recipe=recipe)

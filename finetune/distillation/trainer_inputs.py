@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from finetune import registry
 from finetune.data.in_memory import records, rows_of_file, tokens
+from finetune.distillation.caches.row_numbers import numbered
 from finetune.distillation.objectives import Objective
 from finetune.distillation.teachers.itself import SelfTeacher
 from finetune.distillation.teachers.sizes import swapped
@@ -99,14 +100,6 @@ def known_teachers(models: Any, caches: Any, tokenizers: Any) -> list[Teacher]:
     return teachers
 
 
-def check_correct(correct: float, teachers: Sequence[Teacher]) -> None:
-    """Raises RecipeError where a teacher cannot be corrected."""
-    if correct and len(teachers) > 1:
-        raise RecipeError("correct compares one teacher with the data, and there are several.", hint="Leave out one of the two.")
-    if correct and any(teacher.cache is not None and not teacher.cache.key.margins for teacher in teachers):
-        raise RecipeError("The teacher cache was built without what `correct` needs.", hint="Build it with margins=True.")
-
-
 def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_init: Any) -> None:
     """Raises RecipeError for what cannot be a model or the arguments of a Trainer, ModelError for a model that does not continue text."""
     if model is None and model_init is None:
@@ -142,7 +135,18 @@ def _settings_of_others(args: TrainingArguments) -> list[str]:
     return [f"{field.name}={given[field.name]!r}" for field in own if field.name in given and given[field.name] != field.default]
 
 
-def check_apart(student: Any, teachers: Sequence[Any]) -> None:
+def check_together(
+    student: Any, teachers: Sequence[Teacher], *, alpha: float, weights: Sequence[float] | None, rows: Sequence[int] | None
+) -> None:
+    """Raises RecipeError where nobody teaches, where a teacher is not apart from its student, and for `weights` and `rows` at once."""
+    if not teachers and alpha < 1:
+        raise RecipeError("There is neither a teacher_model nor a cache.", hint="Pass teacher_model=.")
+    _check_apart(student, [teacher.model for teacher in teachers])
+    if rows is not None and weights is not None:
+        raise RecipeError("teacher_rows and teacher_weights exclude each other.", hint="Mix teachers, or give each its own rows.")
+
+
+def _check_apart(student: Any, teachers: Sequence[Any]) -> None:
     """Raises RecipeError where a teacher is the student, or has weights that it trains: those would be frozen, or teach themselves."""
     ours = {id(parameter) for parameter in student.parameters() if parameter.requires_grad} if student is not None else set()
     for teacher in teachers:
@@ -204,3 +208,15 @@ def as_tokens(rows: Any, tokenizer: Any, *, collates: bool = False, several: boo
             hint="Pass processing_class=tokenizer, or rows of input_ids and labels.",
         )
     return tokens(rows, tokenizer)
+
+
+def numbered_rows(given: Mapping[str, Any], teachers: Sequence[Teacher], routes: Sequence[int] | None, *, prompted: bool) -> dict[str, Any]:
+    """Those of the datasets `given` whose rows must have a number, with it: for a cache, for `routes`, for the prompt of a teacher.
+
+    Rows that are held out are numbered after those to train on. Raises RecipeError where these are not the rows of a cache.
+    """
+    caches = [teacher.cache for teacher in teachers if teacher.cache is not None]
+    if given.get("train_dataset") is None or not (caches or routes is not None or prompted):
+        return {}
+    names = [name for name in ("train_dataset", "held_out") if given.get(name) is not None]
+    return dict(zip(names, numbered([given[name] for name in names], caches, routes, len(teachers)), strict=True))

@@ -10,56 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune import registry
-from finetune.distillation.teachers.routes import teacher_rows
 from finetune.formatting import size
 from finetune.methods.base import Footprint
-from finetune.models.facts import ModelFacts
+from finetune.planning.asking import asking
 from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes, text_notes
 from finetune.planning.evaluation import measuring
 from finetune.planning.expectations import expectations
-from finetune.planning.features import features_memory, features_notes, kept_bytes
+from finetune.planning.features import features_memory, features_notes
 from finetune.planning.grading import grading
-from finetune.planning.known_caches import known
-from finetune.planning.known_scores import to_answer
 from finetune.planning.memory import adapter_parameters, memory_parts
 from finetune.planning.practice import keys_and_values, practice_cost
+from finetune.planning.seconds import operations_per_second, stages_by_arithmetic
 from finetune.planning.shards import shards
-from finetune.planning.stages import (
-    AROUND,
-    GRADING,
-    HELD_OUT,
-    MAKING,
-    MEASURING,
-    PRACTICE,
-    TEACHER,
-    TRAINING,
-    added,
-    costs_seconds,
-    making_seconds,
-    of_measured,
-)
+from finetune.planning.stages import GRADING, HELD_OUT, PRACTICE, added, of_measured
+from finetune.recipe import TrainingSpec
 from finetune.run_context import RunContext
 from finetune.system import storage
 from finetune.system.paths import typed_path
 from finetune.training.checkpoints import KEPT
 from finetune.training.step_count import CPU_TOKENS, divided, rows_of_step, steps_of
 
-# Share of the measured matrix-product rate that training reaches on a GPU.
-EFFICIENCY = {"cuda": {"bfloat16": 0.25, "float16": 0.25}, "mps": {}}
-USUAL_EFFICIENCY = 0.35
-# On a CPU products are not all: an operation takes PRODUCTS times that of a large product in its dtype, and everything around it REST
-# times that of one in float32, whatever the dtype. So bfloat16 of four times the speed trains not twice as fast (docs/log.md).
-PRODUCTS, REST = 2.4, 2.1
-# Seconds that Python takes to launch the kernels of a layer for one batch, with an adapter and without.
-LAUNCHING = {True: 0.010, False: 0.006}
+if TYPE_CHECKING:
+    from finetune.planning.shape import Learning, Shape
+
 EXPERTS = "An adapter on experts needs transformers 5 and peft 0.21 or newer; older ones leave it out silently, so merge it for them."
-STARTING = 10.0  # seconds: imports, loading, saving, the report
-BETWEEN = 5.0  # seconds: saving a student, scoring it
-ROUNDED_PER_SECOND = 90e6  # weights, where a student learns in few bits
-GENERATED_PER_SECOND = 20e9  # parameters read a second while rows are scored and answers to them generated on a CPU
 
 
 @dataclass(frozen=True)
@@ -119,46 +96,6 @@ class Plan:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Learning:
-    """What a method trains of a model: of all `parameters` the `trainable` ones, and the `share` of the weights in linear layers.
-
-    `linear` are the base's parameters in linear layers below its head, `layers` how many of its blocks there are, `experts` those of
-    experts that are adapted as one parameter, `embeddings` the rows of its embeddings; `notes` say what does not learn, one sentence each.
-    """
-
-    trainable: int
-    parameters: int
-    linear: int
-    layers: int
-    embeddings: int
-    experts: int
-    share: float
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The models of a run in numbers; `others` are the teachers beside the first.
-
-    A model that is its own teacher has none beside it.
-    """
-
-    model: ModelFacts
-    teacher: ModelFacts | None
-    learning: Learning
-    others: Sequence[ModelFacts] = ()
-
-    @property
-    def teachers(self) -> list[ModelFacts]:
-        return [self.teacher, *self.others] if self.teacher else []
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """Numbers in a hidden state of the model and of its teacher."""
-        return self.model.hidden, (self.teacher or self.model).hidden
-
-
 def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, notes: Sequence[str] = (), further: bool = False) -> Plan:
     """The plan of a run; `measured` may have the `seconds`, `memory_bytes` and `problem` of real steps. Prepares the data.
 
@@ -193,7 +130,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         longest = int(report.length.get("max", 0))
         memory |= features_memory(recipe.distillation.features, batch_tokens, longest, shape.widths, learning.layers)
     beside = 0
-    cache, asking = _asking(context, shape, narrow)
+    cache, asked = asking(context, shape, narrow)
     graded = grading(context)
     cache += graded.bytes if graded else 0
     if shape.teachers or context.copies_itself:
@@ -201,7 +138,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         at_once = sum if context.teacher_stays else max
         memory["teacher"] = beside = at_once(each.parameters for each in shape.teachers or [shape.model]) * narrow
     read_by = sum(each.parameters for each in shape.teachers or [shape.model])
-    practice = practice_cost(context, student=parameters, teachers=read_by, rate=_rate(context))
+    practice = practice_cost(context, student=parameters, teachers=read_by, rate=operations_per_second(context))
     free = machine.free_gpu_memory_bytes if machine.device == "cuda" else machine.free_memory_bytes // context.processes
     # Embeddings and head, a layer that works and the next one that is fetched meanwhile; of a full training with their gradients.
     gathered = base - learning.linear + 2 * learning.linear // max(1, learning.layers)
@@ -212,43 +149,24 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     if measured.get("memory_bytes") and cut.parts == 1:  # else one process has measured what no other will need
         memory = _measured(memory, measured["memory_bytes"])
     total = sum(memory.values())
-    methods = {}
-    for name in registry.names("methods"):
-        other = registry.load("methods", name)
-        spec_of = context.recipe.method if other is context.method else other.Spec()
-        if adapter_problem(context, other, spec_of) or quantised_problem(context, other, spec_of):
-            continue
-        cost = other.footprint(other.Spec())
-        learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base
-        needed = memory_parts(cost, parameters=base + (learns if cost.adapter else 0), trainable=learns, **sides, **situation)
-        # What was measured of one method tells how far arithmetic is off for the others.
-        methods[name] = total if other is context.method else round((sum(needed.values()) + beside) * total / by_arithmetic)
-    result = (parameters if full else trainable) * (narrow if full and not quantize else 4) + 20 * 2**20
-    checkpoint = (parameters * 4 if recipe.approach == "distillation" and full else trainable * 4) + trainable * footprint.state
-    best = context.decides_between == "steps" and spec.keep == "best"
-    disk = result + cache + (KEPT + 1 + best) * checkpoint  # the next one is written before the oldest goes
+    disk = cache + _saved_bytes(context, learning, footprint, narrow)
     measured_tokens, evaluated = measuring(context)
     if measured_tokens:
         # The teachers of rows that are not cached read them too.
         readers = parameters + (beside // narrow if context.distils and context.asks_every_step else 0)
-        measuring_seconds = 2 * measured_tokens * readers / _rate(context) / context.devices
+        measuring_seconds = 2 * measured_tokens * readers / operations_per_second(context) / context.devices
     else:
         measuring_seconds = 0.0
     problems = [problem for problem in (measured.get("problem"), cut.problem) if problem]
     if total > free:
-        half = max(1, spec.batch_size // 2)
-        smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
-        problems.append(
-            f"Training needs about {size(total)} of memory and {size(free)} is free: "
-            f"{'' if machine.device == 'cpu' else smaller}--set training.activation_checkpointing=true, or a smaller model."
-        )
+        problems.append(_memory_problem(total, free, spec, on_cpu=machine.device == "cpu"))
     free_disk = storage.free_disk(typed_path(recipe.output_dir))
     if disk > free_disk:
         problems.append(disk_problem(disk, free_disk, recipe.output_dir))
     work = (
         of_measured(measured)
         if measured.get("seconds")
-        else _stages(context, shape, base, footprint, asking, cut.whole_on, further=further)
+        else stages_by_arithmetic(context, shape, base, footprint, asked, cut.whole_on, further=further)
     )
     beside_it = {PRACTICE: practice.seconds, HELD_OUT: measuring_seconds, GRADING: graded.seconds if graded else 0.0}
     stages = added(beside_it, work)
@@ -275,7 +193,7 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
         device=machine.device,
         dtype=machine.dtype,
         problems=problems,
-        methods=methods,
+        methods=_memory_of_methods(context, base, {**sides, **situation}, beside, total, by_arithmetic),
         epochs=spec.passes,
         step_rows=min(rows_of_step(spec), report.train_sequences),
         linear_share=learning.share,
@@ -291,6 +209,44 @@ def estimate(context: RunContext, shape: Shape, measured: Mapping[str, Any], *, 
     )
 
 
+def _memory_of_methods(
+    context: RunContext, base: int, situation: Mapping[str, Any], beside: int, total: int, by_arithmetic: int
+) -> dict[str, int]:
+    """What the run would need with each method that it could have; `beside` the model is a teacher, `total` is needed with its own."""
+    found = {}
+    for name in registry.names("methods"):
+        other = registry.load("methods", name)
+        spec_of = context.recipe.method if other is context.method else other.Spec()
+        if adapter_problem(context, other, spec_of) or quantised_problem(context, other, spec_of):
+            continue
+        cost = other.footprint(other.Spec())
+        sides = {name: situation[name] for name in ("linear", "layers", "hidden")}
+        learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base
+        needed = memory_parts(cost, parameters=base + (learns if cost.adapter else 0), trainable=learns, **situation)
+        # What was measured of one method tells how far arithmetic is off for the others.
+        found[name] = total if other is context.method else round((sum(needed.values()) + beside) * total / by_arithmetic)
+    return found
+
+
+def _saved_bytes(context: RunContext, learning: Learning, footprint: Footprint, narrow: int) -> int:
+    """What the result takes on the disk, and the checkpoints on the way to it."""
+    recipe, full = context.recipe, not footprint.adapter
+    of_weights = (learning.parameters if full else learning.trainable) * (narrow if full and not recipe.distillation.quantize else 4)
+    everything = recipe.approach == "distillation" and full
+    checkpoint = (learning.parameters if everything else learning.trainable) * 4 + learning.trainable * footprint.state
+    best = context.decides_between == "steps" and recipe.training.keep == "best"
+    return of_weights + 20 * 2**20 + (KEPT + 1 + best) * checkpoint  # the next one is written before the oldest goes
+
+
+def _memory_problem(needed: int, free: int, spec: TrainingSpec, *, on_cpu: bool) -> str:
+    half = max(1, spec.batch_size // 2)
+    smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
+    return (
+        f"Training needs about {size(needed)} of memory and {size(free)} is free: "
+        f"{'' if on_cpu else smaller}--set training.activation_checkpointing=true, or a smaller model."
+    )
+
+
 def disk_problem(needed: int, free: int, output_dir: str) -> str:
     return f"Checkpoints and result take {size(needed)} and {size(free)} of disk is free in {output_dir}."
 
@@ -301,52 +257,6 @@ def _speed_up(shape: Shape) -> float:
     return 1 / time
 
 
-def _asking(context: RunContext, shape: Shape, narrow: int) -> tuple[int, float]:
-    """Disk that the teachers' answers take, by the signal that the run will choose, and the operations of asking for them.
-
-    What an earlier run has asked for is not counted.
-    """
-    import torch
-
-    from finetune.distillation.caches.choice import problem_of, signals_for
-    from finetune.distillation.signals import bytes_of
-    from finetune.distillation.teachers.correction import MARGIN_BYTES
-    from finetune.training.head import Head
-
-    recipe, report = context.recipe, context.data.report
-    asked = [shape.model] if context.teaches_itself else shape.teachers
-    if not asked:
-        return 0, 0.0
-
-    def head(facts: ModelFacts, bytes_each: int, trains: bool = False) -> Head:
-        dtype = torch.float32 if bytes_each == 4 else torch.bfloat16
-        return Head(torch.empty(facts.vocabulary, facts.hidden, dtype=dtype, device="meta").requires_grad_(trains))
-
-    frozen = context.method.keeps_head(recipe.method, head_settled=context.recipe.head_settled)
-    full = not context.method.footprint(recipe.method).adapter  # which keeps the student's head in float32
-    student = head(shape.model, 4 if full else narrow, not frozen)
-    spec = recipe.distillation
-    signals = signals_for(spec.across_tokenizers == "spans" and any(context.alignments))
-    valid = next(name for name, signal in signals.items() if problem_of(signal, student, spec.objective, spec.features) is None)
-    kind = "none" if context.asks_every_step else valid if spec.cache == "auto" else spec.cache
-    times = recipe.training.passes if kind == "none" else 1
-    size_of_all, operations, numbers = 0, 0.0, teacher_rows(recipe, context.data.train)
-    more = context.decides_between == "steps"  # rows that teachers are asked about
-    supervised = report.supervised_tokens + more * report.deciding_supervised
-    read = report.train_tokens + more * report.deciding_tokens
-    for number, teacher in enumerate(asked):
-        share = 1.0 if numbers is None else numbers.count(number) / len(numbers)
-        if kind in signals and known(context, number, kind):
-            continue
-        if kind in signals:
-            tokens = round(supervised * share)
-            size_of_all += bytes_of(signals[kind], tokens, head(teacher, narrow), student)
-            size_of_all += MARGIN_BYTES * tokens if recipe.distillation.correct else 0
-            size_of_all += kept_bytes(context, number, tokens, round(read * share), shape.learning.layers)
-        operations += 2 * teacher.parameters * read * share * times
-    return size_of_all, operations
-
-
 def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
     """The parts of a measured total: what is known by arithmetic stays, the rest is activations."""
     known = sum(size for part, size in parts.items() if part != "activations")
@@ -354,42 +264,3 @@ def _measured(parts: dict[str, int], total: int) -> dict[str, int]:
         return {**parts, "activations": total - known}
     share = total / sum(parts.values())
     return {part: int(size * share) for part, size in parts.items()}
-
-
-def _stages(
-    context: RunContext, shape: Shape, parameters: int, footprint: Footprint, asking: float, whole_on: str, *, further: bool
-) -> dict[str, float]:
-    """Matrix products of training over their rate, and the benchmarks on `whole_on` that no earlier run has made.
-
-    `asking` are the operations of the teachers, which all devices share, those of one node where the answers are cached. A `further` round
-    adds its student and its training alone, and a teacher only if it runs at every step.
-    """
-    recipe, machine, report, facts = context.recipe, context.machine, context.data.report, shape.model
-    rate = _rate(context)
-    embeddings = facts.vocabulary * facts.hidden
-    # Two floating-point operations a weight forward, two for the inputs' gradient, two more where the weight itself learns.
-    per_token = (4 if footprint.adapter else 6) + (2 if recipe.training.activation_checkpointing is True else 0)
-    training = report.train_tokens * per_token * max(parameters - embeddings, 0) + report.supervised_tokens * 4 * embeddings
-    rows = min(recipe.benchmark.rows, report.held_out) * to_answer(context)
-    measuring = rows * 40 * facts.parameters / GENERATED_PER_SECOND / (1 if whole_on == "cpu" else 20)
-    measuring += costs_seconds(min(facts.parameters, shape.learning.parameters)) if recipe.benchmark.speed else 0.0
-    steps = recipe.training.passes * training * (footprint.slowdown if machine.device == "cpu" else 1) / context.devices
-    asking /= context.devices if context.asks_every_step else max(1, context.devices // context.runtime.nodes)
-    asked = asking if context.asks_every_step or not further else 0.0
-    seconds = {TEACHER: asked / rate, TRAINING: steps / rate}
-    if machine.device == "cuda":  # which is quicker than what tells it what to do, where the model or the batch is small
-        batches = steps_of(recipe.training, report.train_sequences) * recipe.training.gradient_accumulation
-        seconds[TRAINING] += max(0.0, batches * shape.learning.layers * LAUNCHING[footprint.adapter] - sum(seconds.values()))
-    if recipe.distillation.quantize and machine.device == "cpu":
-        seconds[TRAINING] += steps_of(recipe.training, report.train_sequences) * shape.learning.linear / ROUNDED_PER_SECOND
-    around = {AROUND: BETWEEN} if further else {MEASURING: measuring, AROUND: STARTING}
-    return seconds | around | {MAKING: making_seconds(context, facts, rate)}
-
-
-def _rate(context: RunContext) -> float:
-    """Operations a second that training reaches on this machine."""
-    machine = context.machine
-    rate = machine.gflops[machine.dtype] * 1e9
-    if machine.device != "cpu":
-        return rate * EFFICIENCY[machine.device].get(machine.dtype, USUAL_EFFICIENCY)
-    return 1 / (PRODUCTS / rate + REST / (machine.gflops["float32"] * 1e9))

@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from finetune.benchmark.names import share
-from finetune.planning.estimate import GENERATED_PER_SECOND, Plan, Shape, disk_problem, estimate
+from finetune.planning.estimate import Plan, disk_problem, estimate
 from finetune.planning.expectations import expectations
+from finetune.planning.seconds import GENERATED_PER_SECOND
+from finetune.planning.shape import Shape
 from finetune.planning.stages import DECIDING, TEACHER, added
 from finetune.run_context import RunContext
 

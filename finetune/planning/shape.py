@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finetune.distillation.grids.quantised import check_quantised
@@ -15,13 +16,52 @@ from finetune.models.location import LocatedModel
 from finetune.models.new_tokens import add_rows, new_tokens_of
 from finetune.planning.across_tokenizers import check_tokenizers
 from finetune.planning.checks import adapter_problem, quantised_problem
-from finetune.planning.estimate import Learning, Shape
 from finetune.planning.features import check_features
 from finetune.planning.without_weights import without_weights
 from finetune.recipe import StudentSpec
 from finetune.recipe.distillation_settings import QuantizeSpec
 from finetune.recipe.settings import FromTeacher
 from finetune.run_context import RunContext
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a method trains of a model: of all `parameters` the `trainable` ones, and the `share` of the weights in linear layers.
+
+    `linear` are the base's parameters in linear layers below its head, `layers` how many of its blocks there are, `experts` those of
+    experts that are adapted as one parameter, `embeddings` the rows of its embeddings; `notes` say what does not learn, one sentence each.
+    """
+
+    trainable: int
+    parameters: int
+    linear: int
+    layers: int
+    embeddings: int
+    experts: int
+    share: float
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The models of a run in numbers; `others` are the teachers beside the first.
+
+    A model that is its own teacher has none beside it.
+    """
+
+    model: ModelFacts
+    teacher: ModelFacts | None
+    learning: Learning
+    others: Sequence[ModelFacts] = ()
+
+    @property
+    def teachers(self) -> list[ModelFacts]:
+        return [self.teacher, *self.others] if self.teacher else []
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers in a hidden state of the model and of its teacher."""
+        return self.model.hidden, (self.teacher or self.model).hidden
 
 
 def shape_of(context: RunContext) -> Shape:

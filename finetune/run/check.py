@@ -53,6 +53,15 @@ def check_models(context: RunContext) -> None:
         check_grading(context)
 
 
+def check_upload(context: RunContext, folder: RunFolder, *, resumed: bool) -> None:
+    """Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists if the result could not go where the recipe wants it uploaded."""
+    if context.recipe.upload:
+        from finetune.publish.upload import check_before_training
+
+        adapter = context.method.footprint(context.recipe.method).adapter
+        check_before_training(context.recipe, adapter=adapter, go_on=folder.output_dir if resumed else None)
+
+
 def find_tasks(context: RunContext) -> None:
     """Load the tasks of the benchmark, if there are any, and say how many rows of each are measured.
 

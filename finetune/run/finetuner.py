@@ -14,17 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.errors import Interrupted, RecipeError
-from finetune.events import BenchmarkFinished, Fanout, Recorder, Reporter, Resumed
+from finetune.errors import RecipeError
+from finetune.events import Fanout, Recorder, Reporter
 from finetune.hub.reachability import ask_again
-from finetune.recipe import DistillationSpec, Recipe, TrainingSpec
-from finetune.registry import did_you_mean
-from finetune.run.given import recipe_of
+from finetune.recipe import Recipe
+from finetune.run.given import distillation_changes, recipe_of
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, ROWS, STAGES, TRAINING, UPLOAD, RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.system.library_warnings import hush
-from finetune.system.shell import quoted
 
 if TYPE_CHECKING:
     from finetune.benchmark.scoring import Scores
@@ -142,11 +140,9 @@ class LLMFineTuner:
 
     def check_upload(self) -> None:
         """Raises UploadError, NotSignedIn, ReadOnlyToken or RepoExists if the result could not go where the recipe wants it uploaded."""
-        if self.recipe.upload:
-            from finetune.publish.upload import check_before_training
+        from finetune.run.check import check_upload
 
-            adapter = self.context.method.footprint(self.recipe.method).adapter
-            check_before_training(self.recipe, adapter=adapter, go_on=self.folder.output_dir if self.resume_state else None)
+        check_upload(self.context, self.folder, resumed=self.resume_state is not None)
 
     def prepare_data(self) -> PreparedData:
         """Read, split and tokenise the rows, which a teacher may have to write first; run/data_report.json says what each became."""
@@ -186,9 +182,7 @@ class LLMFineTuner:
         else:
             self.prepare_data()
             self.planned = plan(self.context, measure=measure)
-            place: dict[str, Any] = {"cut": self.planned.shards > 1, "whole_on": self.planned.whole_on}
-            if place != {name: getattr(self.context, name) for name in place}:
-                self.context = self.context.beside(**place)
+            self.context = self.context.placed(cut=self.planned.shards > 1, whole_on=self.planned.whole_on)
         return self.planned
 
     def load_models(self) -> Any:
@@ -251,7 +245,7 @@ class LLMFineTuner:
         """Train and save the result into the output folder; raises Interrupted, with what was saved, if a person stopped it."""
         from finetune.run.loading import distillation_setup
         from finetune.run.records import write_student
-        from finetune.run.resume import training_complete, what_decides
+        from finetune.run.resume import stopped, training_complete, what_decides
         from finetune.run.rounds import train_rounds
 
         if not self._to_do(TRAINING):
@@ -265,8 +259,8 @@ class LLMFineTuner:
                     self.teacher = None  # its answers are written down
             handed, self.model = [model], None  # it need not outlive its round
             del model
-            settings: dict[str, Any] = {"setup": setup, "start": self._start, "taught": self.teacher_scores}
-            self.outcome, self.model = train_rounds(context, self.folder, handed, **settings)
+            start, taught = self._start, self.teacher_scores
+            self.outcome, self.model = train_rounds(context, self.folder, handed, setup=setup, start=start, taught=taught)
             if context.cut:
                 self.model = self.model.to(context.whole_on)
             finished = self.outcome.finished
@@ -274,34 +268,18 @@ class LLMFineTuner:
                 self.folder.write_stage(BENCHMARK, training=asdict(finished), made_with={"recipe": what_decides(context.recipe)})
                 self._drop_checkpoints()
         if self.outcome.stopped:
-            of_all = "" if self.outcome.complete else f" of {self.outcome.total_steps}"
-            raise Interrupted(
-                f"Stopped after step {finished.steps}{of_all}; everything is saved in {self.folder.output_dir}.",
-                hint=f"Continue: finetune-cli resume {quoted(self.folder.output_dir)}",
-                saved=self.folder.output_dir,
-            )
+            raise stopped(self.folder, self.outcome)
         return self.outcome
 
     def train_distillation(self, **changes: Any) -> Outcome:
         """Train the student on its teacher; keywords change the recipe first: temperature, alpha, objective, cache, epochs, ..."""
-        ours = {name: value for name, value in changes.items() if name in DistillationSpec.model_fields}
-        others = {name: value for name, value in changes.items() if name not in ours}
-        for name in others:
-            if name not in TrainingSpec.model_fields:
-                known = [*DistillationSpec.model_fields, *TrainingSpec.model_fields]
-                raise RecipeError(
-                    f"train_distillation has no keyword {name}.{did_you_mean(name, known)}",
-                    hint=f"It takes the keys of `distillation` and `training`: {', '.join(sorted(known))}.",
-                )
-        self._change({"approach": "distillation", "distillation": ours, "training": others})
+        self._change(distillation_changes(changes))
         return self.train()
 
     def benchmark(self) -> dict[str, Any]:
         """Score the result on the held-out rows beside what it came from; writes run/benchmark.json, the report page and the card."""
-        from finetune.benchmark.report import write_report
-        from finetune.publish.card import write_card
         from finetune.run.loading import load_result
-        from finetune.run.result import final_scores
+        from finetune.run.result import final_scores, write_scores
 
         RunFolder.of(self.folder.output_dir, hint="Train first: train(), or run() for everything.")
         self.folder.check_unclaimed()  # before the long work
@@ -312,10 +290,7 @@ class LLMFineTuner:
         assert self.before is not None
         with self.folder.claimed():
             scores = final_scores(self.context, self.model, self.folder, before=self.before, taught=self.teacher_scores)
-            self.folder.write_json(self.folder.benchmark, scores)
-            self.reporter.report(BenchmarkFinished(scores))
-            write_card(self.folder)
-            write_report(self.folder)
+            write_scores(self.context, self.folder, scores)
             if self.folder.stage == BENCHMARK:
                 self.folder.write_stage(UPLOAD if self.recipe.upload else FINISHED)
             self._drop_checkpoints()
@@ -364,17 +339,11 @@ class LLMFineTuner:
 
     def _take_up(self) -> Checkpoint | None:
         """The folder of an interrupted run; the checkpoint to train on from, or None for the first step."""
-        from finetune.planning.checks import check_data
-        from finetune.run.records import open_records, write_records
+        from finetune.run.records import write_records
         from finetune.run.resume import take_up
-        from finetune.training.step_count import steps_of
 
-        check_data(self.context)
-        self.folder.claim()
-        open_records(self.reporter, self.folder)
         self.resume_state, start = take_up(self.context, self.folder)
         if start is None and self.resume_state.stage in (ROWS, TRAINING):
-            self.reporter.report(Resumed(0, steps_of(self.recipe.training, len(self.data.train))))
             self.context = self.context.pinned()
             write_records(self.context, self.folder, self.planned or self.plan())
         return start

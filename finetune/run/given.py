@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import RecipeError
-from finetune.recipe import Recipe
+from finetune.recipe import DistillationSpec, Recipe, TrainingSpec
 from finetune.recipe.settings import DatasetSpec
+from finetune.registry import did_you_mean
 
 if TYPE_CHECKING:
     from finetune.runtime import RuntimeOptions
 
+KEYWORDS = [*DistillationSpec.model_fields, *TrainingSpec.model_fields]
 WAYS = 'A recipe is a YAML file, a mapping such as {"training": {"epochs": 1}}, or a Recipe.'
 
 
@@ -33,6 +35,18 @@ def recipe_of(given: Any, keys: Mapping[str, Any], runtime: RuntimeOptions) -> R
     if given is not None and not isinstance(given, Mapping):
         raise RecipeError(f"A recipe cannot be made from a value of type {type(given).__name__}.", hint=WAYS)
     return Recipe.from_layers(_keys(given or {}, runtime), over)
+
+
+def distillation_changes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a distillation (temperature, epochs, ...) as changes of a recipe; RecipeError for one that is none."""
+    unknown = [name for name in given if name not in KEYWORDS]
+    if unknown:
+        raise RecipeError(
+            f"train_distillation has no keyword {unknown[0]}.{did_you_mean(unknown[0], KEYWORDS)}",
+            hint=f"It takes the keys of `distillation` and `training`: {', '.join(sorted(KEYWORDS))}.",
+        )
+    ours = {name: value for name, value in given.items() if name in DistillationSpec.model_fields}
+    return {"approach": "distillation", "distillation": ours, "training": {name: given[name] for name in given if name not in ours}}
 
 
 def _keys(given: Mapping[Any, Any], runtime: RuntimeOptions) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from finetune.benchmark.report import write_report
 from finetune.benchmark.scoring import Scores, benchmark_json
 from finetune.data.tokens.plain_in_jinja import template_for_others
 from finetune.distillation.grids.quantised import is_quantised, settle
-from finetune.events import Notice, OwnAnswers, RanksSettled, read_events
+from finetune.events import BenchmarkFinished, Notice, OwnAnswers, RanksSettled, read_events
 from finetune.hardware.machine import torch_dtype
 from finetune.model_folder import is_adapter
 from finetune.models.saved import complete
+from finetune.publish.card import write_card
 from finetune.recipe.teacher_settings import OneTeacherSpec, part_of
 from finetune.registry import title
 from finetune.run.baselines import TeacherScores, measure
@@ -80,6 +82,14 @@ def final_scores(
         scores["own_answers"] = [{each.name: record[each.name] for each in fields(OwnAnswers)} for record in written]
     ranks = [record["ranks"] for record in events if record.get("event") == RanksSettled.name]
     return scores | ({"ranks": ranks[-1]} if ranks else {})
+
+
+def write_scores(context: RunContext, folder: RunFolder, scores: dict[str, Any]) -> None:
+    """Into run/benchmark.json, the report page and the card, and to whoever listens."""
+    folder.write_json(folder.benchmark, scores)
+    context.reporter.report(BenchmarkFinished(scores))
+    write_card(folder)
+    write_report(folder)
 
 
 def read_otherwise(then: str | None, now: str) -> str | None:

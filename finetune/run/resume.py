@@ -12,18 +12,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune.errors import BadInput, CannotResume, FolderInUse
-from finetune.events import Notice
+from finetune.errors import BadInput, CannotResume, FolderInUse, Interrupted
+from finetune.events import Notice, Resumed
 from finetune.foreign import reading
 from finetune.formatting import counted, enumerated, roughly, spoken
+from finetune.planning.checks import check_data
 from finetune.recipe import Recipe, dotted
-from finetune.run.records import environment
+from finetune.run.records import environment, open_records
 from finetune.run_context import RunContext
 from finetune.run_folder import BENCHMARK, FINISHED, ROWS, TRAINING, UPLOAD, RunFolder
 from finetune.system.shell import quoted
 from finetune.training.checkpoints import Checkpoint, Checkpoints
+from finetune.training.step_count import steps_of
+
+if TYPE_CHECKING:
+    from finetune.training.loop import Outcome
 
 EXACT = ("torch", "transformers", "peft")  # libraries whose major version decides what a checkpoint means
 MACHINE: dict[str, Callable[[Any], str]] = {  # what of a machine decides the digits, in words
@@ -144,10 +149,14 @@ def _free_and_unfinished(output_dir: Path) -> Unfinished | None:
 
 
 def take_up(context: RunContext, folder: RunFolder) -> tuple[Unfinished, Checkpoint | None]:
-    """What is left of an interrupted run whose folder is claimed, and the checkpoint to train on from; says what will be done.
+    """What is left of an interrupted run, and the checkpoint to train on from; claims its folder, and says what will be done.
 
-    Raises CannotResume where nothing is left, or data, model, recipe or libraries are no longer those the run began with.
+    Raises CannotResume where nothing is left, or data, model, recipe or libraries are no longer those the run began with, FolderInUse, and
+    what `check_data` raises.
     """
+    check_data(context)
+    folder.claim()
+    open_records(context.reporter, folder)
     left = find(folder.output_dir)
     if left is None:
         raise nothing_left(folder)
@@ -165,6 +174,8 @@ def take_up(context: RunContext, folder: RunFolder) -> tuple[Unfinished, Checkpo
         with reading(folder.progress, CannotResume, hint=NEW_RUN):
             _refuse_recipe(made_with["recipe"], context.recipe)
     context.reporter.report(Notice(_what_will_be_done(left, start)))
+    if start is None and left.stage in (ROWS, TRAINING):
+        context.reporter.report(Resumed(0, steps_of(context.recipe.training, len(context.data.train))))
     return left, start
 
 
@@ -187,6 +198,16 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
         return f"All {saved.step} steps of the {whole} in {name} are saved; {left_to_do}."
     what = "this round" if saved.rounds > 1 else "training"
     return f"Continuing {name} after {saved.progress()}; {roughly(saved.seconds_left)} of {what} left."
+
+
+def stopped(folder: RunFolder, outcome: Outcome) -> Interrupted:
+    """What to raise where a person has stopped a training."""
+    of_all = "" if outcome.complete else f" of {outcome.total_steps}"
+    return Interrupted(
+        f"Stopped after step {outcome.finished.steps}{of_all}; everything is saved in {folder.output_dir}.",
+        hint=f"Continue: finetune-cli resume {quoted(folder.output_dir)}",
+        saved=folder.output_dir,
+    )
 
 
 def training_complete(folder: RunFolder) -> CannotResume:

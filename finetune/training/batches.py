@@ -1,6 +1,7 @@
-"""Lengths, supervised counts and row numbers of a batch, kept in main memory by the collator: reading them from a GPU would block.
+"""What of a batch has a loss; lengths, counts and row numbers, kept in main memory by the collator: reading them from a GPU would block.
 
     batch = WithLengths(Collator(0))(rows)
+    Supervised.of(batch["labels"], batch.get(KNOWN))                        # positions and labels
     supervised_counts(batch), lengths_of(batch, 0), row_numbers(batch)      # lists of numbers
     in_main_memory(batch)["input_ids"]
 
@@ -10,10 +11,11 @@ A batch that was cut or changed has no KNOWN any more, and all this is then read
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.labels import NO_LOSS, unpadded
@@ -23,6 +25,27 @@ from finetune.training.sub_batches import tensors_of
 KNOWN = "known"  # of a batch: numbers that are on no device
 NUMBERS = ("row", "teacher_number")  # of each row: which one it is, and whose
 TOKENS = ("input_ids", "labels")
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The supervised positions of a batch: `index` [n] into [batch * length] states, and the `labels` [n] they predict."""
+
+    index: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, known: Mapping[str, Any] | None = None) -> Supervised:
+        """Logits at position i predict token i + 1, so a label at i supervises the state at i - 1.
+
+        With what the collator has `known` of these labels, a GPU is not waited for.
+        """
+        wanted = nn.functional.pad(labels[:, 1:] != NO_LOSS, (0, 1)).flatten()
+        if known is not None and labels.device.type not in ("cpu", "mps"):
+            index = torch.nonzero_static(wanted, size=sum(known["supervised"])).squeeze(1)
+        else:
+            index = wanted.nonzero().squeeze(1)
+        return cls(index, labels.flatten()[index + 1])
 
 
 class WithLengths:

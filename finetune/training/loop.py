@@ -28,7 +28,7 @@ from finetune.system.storage import check_room
 from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoints, StopAtNonsense, StopOnSignal
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.held_out import ENDED, WatchHeldOut
-from finetune.training.kept_step import in_words
+from finetune.training.kept_step import Chosen, in_words
 from finetune.training.loss_kernel import NO_TRITON, trouble
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.processes import GONE, is_gone, world_size
@@ -91,6 +91,7 @@ def train(
     memory = PeakMemory(machine.device)
     report, saving = ReportSteps(reporter, memory), SaveCheckpoints(reporter, spec.save_every)
     watch = None if held_out is None else WatchHeldOut(reporter, spec, len(held_out), settled_at)
+    store, everything = Checkpoints(folder), isinstance(recipe.model, StudentSpec)
     new_ids = unsaid("transformers.trainer_utils", "The tokenizer has new PAD/BOS/EOS tokens")  # of the tokenizer, as everywhere here
     with memory, new_ids, stop or StopOnSignal(reporter) as stop, ShareProcessor(reporter) as sharing:
         trainer = make_trainer(
@@ -113,15 +114,9 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)  # of each step, what is reported anyway
         report.trainer = saving.trainer = stop.trainer = trainer
-        report.watch = watch
-        trainer.penalty = penalty
-        trainer.micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
-        trainer.cut = cut
-        if spec.activation_checkpointing == "auto" and not cut:  # what a step computes must be the same in all of them
-            trainer.micro_batches.last_resort = lambda: _checkpoint_activations(trainer, reporter)
-        facts = {"made_with": dict(made_with or {})}
-        more = watch.watched_by(trainer) if watch else dict
-        store, everything = Checkpoints(folder), isinstance(recipe.model, StudentSpec)
+        report.watch, trainer.penalty, trainer.cut = watch, penalty, cut
+        _make_do_with_less(trainer, spec, reporter)
+        facts, more = {"made_with": dict(made_with or {})}, watch.watched_by(trainer) if watch else dict
         trainer.keep_in(store, lambda: {**facts, **report.facts(), **more()}, everything=everything)
         if start is None:
             # The second is written before the first is deleted, and the best stays.
@@ -129,29 +124,63 @@ def train(
             check_room("Saving this run's checkpoints", at_once * trainer.state_bytes(), folder, "choose another --output-dir")
         else:
             reporter.report(Resumed(start.step, int(start.facts["total_steps"])))
-        try:
-            if start and start.facts.get(ENDED):
-                trainer.take_up_end(start.folder)
-            else:
-                trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
-        except MEMORY_ERRORS as error:
-            if ran_out(error) and cut and arguments.per_device_train_batch_size > 1:
-                raise _too_large_beside_shards(arguments.per_device_train_batch_size, spec) from error
-            if ran_out(error):
-                instead = "--set training.activation_checkpointing=true, a" if spec.activation_checkpointing is False else "A"
-                hint = f"{instead} lower dataset.max_length, or a smaller model."
-                raise OutOfMemory("Even one row at a time does not fit into memory.", hint=hint) from error
-            if is_gone(error):
-                raise TrainingError(GONE) from error
-            raise TrainingError(f"Training failed: {reason(error)}.", hint="The details are in run/debug.log.") from error
+        _run(trainer, start, spec)
         seconds = report.seconds
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else autocast around forward would stay on in the benchmark
     model.eval()
     chosen = watch.take(model, store, everything=everything) if watch else None
     _let_go(trainer)
+    finished = _totals(trainer, model, report, seconds, memory, chosen, sharing)
+    reporter.report(finished)
+    if chosen:
+        reporter.report(Notice(f"Kept: {in_words(finished.kept)}."))
+    ended_well = not stop.stopped and (chosen is None or chosen.best_step == finished.steps)
+    if ended_well and spec.passes <= 1 and (means := still_falling(report.losses, finished.steps)):
+        reporter.report(_falling(means, spec, seconds))
+    return Outcome(finished, stop.stopped, trainer.state.max_steps)
+
+
+def _run(trainer: SupervisedTrainer, start: Checkpoint | None, spec: TrainingSpec) -> None:
+    """The steps, from the first on or from a checkpoint; raises OutOfMemory or TrainingError with a sentence for what torch says."""
+    rows = trainer.args.per_device_train_batch_size
+    try:
+        if start and start.facts.get(ENDED):
+            trainer.take_up_end(start.folder)
+        else:
+            trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+    except MEMORY_ERRORS as error:
+        if ran_out(error) and trainer.cut and rows > 1:
+            raise _too_large_beside_shards(rows, spec) from error
+        if ran_out(error):
+            instead = "--set training.activation_checkpointing=true, a" if spec.activation_checkpointing is False else "A"
+            hint = f"{instead} lower dataset.max_length, or a smaller model."
+            raise OutOfMemory("Even one row at a time does not fit into memory.", hint=hint) from error
+        if is_gone(error):
+            raise TrainingError(GONE) from error
+        raise TrainingError(f"Training failed: {reason(error)}.", hint="The details are in run/debug.log.") from error
+
+
+def _make_do_with_less(trainer: SupervisedTrainer, spec: TrainingSpec, reporter: Reporter) -> None:
+    """Say when a step must do with fewer rows at a time, and what it may do beyond that where memory runs out."""
+    micro_batches = trainer.micro_batches
+    micro_batches.on_halved = lambda before, after: reporter.report(_halved(trainer.state.global_step + 1, before, after, spec))
+    if spec.activation_checkpointing == "auto" and not trainer.cut:  # what a step computes must be the same in all of them
+        micro_batches.last_resort = lambda: _checkpoint_activations(trainer, reporter)
+
+
+def _totals(
+    trainer: SupervisedTrainer,
+    model: Any,
+    report: ReportSteps,
+    seconds: float,
+    memory: PeakMemory,
+    chosen: Chosen | None,
+    sharing: ShareProcessor,
+) -> TrainingFinished:
+    """What the training was in numbers, those of all processes."""
     first, last = report.ends(trainer.state.global_step)
     peaks = trainer.processes.gather(max(memory.bytes, report.earlier_peak))  # of each device
-    finished = TrainingFinished(
+    return TrainingFinished(
         steps=trainer.state.global_step,
         train_seconds=round(seconds, 3),
         real_tokens=trainer.real_tokens,
@@ -165,13 +194,6 @@ def train(
         kept=chosen.to_dict() if chosen else None,
         steps_with_fewer_threads=sharing.steps,
     )
-    reporter.report(finished)
-    if chosen:
-        reporter.report(Notice(f"Kept: {in_words(finished.kept)}."))
-    ended_well = not stop.stopped and (chosen is None or chosen.best_step == finished.steps)
-    if ended_well and spec.passes <= 1 and (means := still_falling(report.losses, finished.steps)):
-        reporter.report(_falling(means, spec, seconds))
-    return Outcome(finished, stop.stopped, trainer.state.max_steps)
 
 
 def still_falling(losses: Sequence[float], steps: int) -> tuple[float, float] | None:

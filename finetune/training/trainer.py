@@ -9,9 +9,8 @@ Rows have `input_ids` and `labels` (-100: no loss). Everything else is the ordin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -21,12 +20,21 @@ from transformers import TrainingArguments
 
 from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.labels import NO_LOSS, learned
-from finetune.errors import ModelError, RecipeError, TrainingError
+from finetune.errors import ModelError, TrainingError
 from finetune.hardware.kernels import use_fast_kernels
 from finetune.models.load import is_packed, keep_unpacked
-from finetune.training.batches import KNOWN, NUMBERS, WithLengths, ends_in_padding, lengths_of, right_padding_mask, supervised_counts
+from finetune.training.batches import (
+    KNOWN,
+    NUMBERS,
+    Supervised,
+    WithLengths,
+    ends_in_padding,
+    lengths_of,
+    right_padding_mask,
+    supervised_counts,
+)
 from finetune.training.callbacks import KeepPaddingId
-from finetune.training.chunked_loss import CHUNK_BYTES, CrossEntropy, Rule, Workspace, chunked_loss
+from finetune.training.chunked_loss import CrossEntropy, Rule, chunked_loss
 from finetune.training.head import (
     Head,
     backbone_of,
@@ -40,6 +48,7 @@ from finetune.training.head import (
     nothing_packed,
     padding_id,
 )
+from finetune.training.loss_settings import NEED_LOGITS, check_loss_settings
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.resumable import ResumableTrainer
@@ -47,35 +56,9 @@ from finetune.training.shards import full
 from finetune.training.step_count import CPU_TOKENS
 from finetune.training.sub_batches import pieces
 from finetune.training.together import Parts, Wishes
+from finetune.training.workspace import CHUNK_BYTES, Workspace
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", *NUMBERS)
-LOWER_IS_BETTER = ("ce", "kl")  # the last words of what an evaluation gives beside the loss: eval_ce, eval_mine_approximate_kl
-NEED_LOGITS = {  # arguments of a Trainer, and why they are of no use here
-    "compute_loss_func": "has its own loss",
-    "compute_metrics": "keeps no logits, and evaluate() gives the loss",
-    "preprocess_logits_for_metrics": "keeps no logits",
-}
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """The supervised positions of a batch: `index` [n] into [batch * length] states, and the `labels` [n] they predict."""
-
-    index: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(cls, labels: Tensor, known: Mapping[str, Any] | None = None) -> Supervised:
-        """Logits at position i predict token i + 1, so a label at i supervises the state at i - 1.
-
-        With what the collator has `known` of these labels, a GPU is not waited for.
-        """
-        wanted = nn.functional.pad(labels[:, 1:] != NO_LOSS, (0, 1)).flatten()
-        if known is not None and labels.device.type not in ("cpu", "mps"):
-            index = torch.nonzero_static(wanted, size=sum(known["supervised"])).squeeze(1)
-        else:
-            index = wanted.nonzero().squeeze(1)
-        return cls(index, labels.flatten()[index + 1])
 
 
 class SupervisedTrainer(ResumableTrainer):
@@ -238,20 +221,8 @@ class SupervisedTrainer(ResumableTrainer):
 
     def run_student(self, inputs: dict[str, Any]) -> Any:
         """Outputs of the model that trains, below its head."""
-        return self.run_backbone(self.model, inputs, masks=self.masks)
-
-    def run_backbone(self, model: nn.Module, inputs: dict[str, Any], *, masks: bool) -> Any:
-        """Outputs of a model below its head, without an attention mask where causality makes it superfluous (not `masks`)."""
-        more = {"position_ids": inputs["position_ids"]} if "position_ids" in inputs else {}
-        if self.balances and model is self.model:
-            more["output_router_logits"] = True
-        mask = inputs.get("attention_mask")
-        if mask is None and masks:
-            mask = right_padding_mask(inputs, self.pad_id)
-        elif mask is not None and not masks and ends_in_padding(mask):
-            mask = None
-        with nullcontext() if more.get("position_ids") is not None else nothing_packed():
-            return backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more)
+        more = {"output_router_logits": True} if self.balances else {}
+        return run_backbone(self.model, inputs, self.pad_id, masks=self.masks, **more)
 
     @property
     def last_parts(self) -> dict[str, float]:
@@ -379,19 +350,14 @@ class SupervisedTrainer(ResumableTrainer):
         self._signature_columns: Any = list(INPUTS)
 
 
-def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
-    """Raises RecipeError for a setting of the Trainer that would silently do nothing, or keep the worst; `given` are of NEED_LOGITS."""
-    smoothing = args.label_smoothing_factor
-    ignored = {
-        f"label_smoothing_factor={smoothing} is not supported: this loss has no label smoothing": smoothing != 0,
-        **{f"{name} would never be called: this trainer {why}": given[name] is not None for name, why in NEED_LOGITS.items()},
-    }
-    for problem, is_given in ignored.items():
-        if is_given:
-            raise RecipeError(f"{problem}.", hint="Leave it out, or use the Trainer of transformers.")
-    metric = str(args.metric_for_best_model)
-    if metric.rpartition("_")[2] in LOWER_IS_BETTER and args.greater_is_better:
-        raise RecipeError(
-            f"The lower {metric} is, the better, and greater_is_better is True: unless it is called loss, the Trainer takes the highest.",
-            hint=f'TrainingArguments(metric_for_best_model="{metric}", greater_is_better=False, ...)',
-        )
+def run_backbone(model: nn.Module, inputs: dict[str, Any], pad_id: int, *, masks: bool, **more: Any) -> Any:
+    """Outputs of a model below its head, without an attention mask where causality makes it superfluous (not `masks`)."""
+    if "position_ids" in inputs:
+        more["position_ids"] = inputs["position_ids"]
+    mask = inputs.get("attention_mask")
+    if mask is None and masks:
+        mask = right_padding_mask(inputs, pad_id)
+    elif mask is not None and not masks and ends_in_padding(mask):
+        mask = None
+    with nullcontext() if more.get("position_ids") is not None else nothing_packed():
+        return backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more)

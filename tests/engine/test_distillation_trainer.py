@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import datasets
@@ -85,6 +87,19 @@ def textbook(student: Any, teacher: Any, rows: list[dict], alpha: float, tempera
             total = total + alpha * hard + (1 - alpha) * temperature**2 * (q * (q.log() - log_p)).sum()
             count += 1
     return total / count
+
+
+def test_models_are_freed_with_their_trainer(tmp_path) -> None:
+    """At once: the garbage collector does not know how full a GPU is."""
+    student, teacher = pico("llama"), pico("llama", seed=7)
+    trainer = distiller(student, tmp_path, teacher=teacher)
+    left = [weakref.ref(each) for each in (trainer, student, teacher)]
+    gc.disable()
+    try:
+        del trainer, student, teacher
+        assert [each() for each in left] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 class TestTheLoss:

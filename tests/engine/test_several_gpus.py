@@ -20,7 +20,6 @@ from finetune.engines import worker
 from finetune.errors import BadInput, FinetuneError, HardwareError, RecipeError, TrainingError
 from finetune.hardware import machine as hardware
 from finetune.hardware.machine import Glance, Machine
-from finetune.planning import estimate
 from finetune.recipe import Recipe, TrainingSpec
 from finetune.runtime import RuntimeOptions
 from finetune.screen.plan_table import review as table
@@ -85,7 +84,7 @@ def test_the_devices_share_what_the_teacher_does(
     cache: str, nodes: int, share: int | None, shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them at every step; those of the first node where its answers are written down."""
-    monkeypatch.setattr(estimate, "EFFICIENCY", {"cuda": {"float32": 1e-15}})  # so that only arithmetic takes time
+    monkeypatch.setattr("finetune.planning.seconds.EFFICIENCY", {"cuda": {"float32": 1e-15}})  # so that only arithmetic takes time
     recipe = Recipe.from_layers(shop.distilling(distillation={"cache": cache}), {"training": {"batch_size": 8}})
 
     def seconds(**options: object) -> float:
@@ -276,8 +275,8 @@ def test_a_gpu_is_planned_to_take_as_long_as_python_takes_to_launch_its_kernels(
     shop = Workshop(tmp_path)
     tuner = shop.tuner(shop.layer())
     tuner.context = tuner.context.beside(machine=SIX)
-    monkeypatch.setattr("finetune.planning.estimate.LAUNCHING", {True: 10.0, False: 10.0})
+    monkeypatch.setattr("finetune.planning.seconds.LAUNCHING", {True: 10.0, False: 10.0})
     slow = tuner.plan()
-    monkeypatch.setattr("finetune.planning.estimate.LAUNCHING", {True: 20.0, False: 20.0})
+    monkeypatch.setattr("finetune.planning.seconds.LAUNCHING", {True: 20.0, False: 20.0})
     layers = AutoConfig.from_pretrained(shop.model).num_hidden_layers
     assert tuner.plan().seconds - slow.seconds == pytest.approx(10 * slow.steps * layers)

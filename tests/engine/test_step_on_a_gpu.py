@@ -31,10 +31,10 @@ from finetune.methods.base import MethodContext
 from finetune.recipe.distillation_settings import FeaturesSpec, QuantizeSpec
 from finetune.training import chunked_loss
 from finetune.training.batches import supervised_counts
-from finetune.training.chunked_loss import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace
 from finetune.training.head import head_of
 from finetune.training.loss_kernel import Found, Targets
 from finetune.training.trainer import SupervisedTrainer
+from finetune.training.workspace import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace
 
 PACKED = pico_rows(6)
 ROUTES = [0, 0, 1, 0, 1, 1]

@@ -237,6 +237,14 @@ class TestTheTrainer:
         with pytest.raises(RecipeError, match="there are none to look up"):
             DistillationTrainer(student, arguments(tmp_path), teacher_model=wider, features={"last": 1.0})
 
+    def test_one_teacher_that_all_rows_are_routed_to_is_compared_too(self, tmp_path: Path) -> None:
+        found = []
+        for routes in ({}, {"teacher_rows": [0, 0, 0, 0]}):
+            student, more = pico("llama"), {"teacher_model": pico("llama", seed=7), "features": {"last": 0.1}, **routes}
+            trainer = DistillationTrainer(student, arguments(tmp_path), train_dataset=Rows(pico_rows(4)), **more)
+            found.append(trainer.compute_loss(student, trainer.data_collator([*trainer.train_dataset])))
+        assert torch.equal(*found)
+
     def test_relations_need_no_maps(self, tmp_path: Path) -> None:
         wider = pico("llama", seed=7, hidden_size=48)
         more: dict[str, Any] = {"teacher_model": wider, "train_dataset": Rows(pico_rows(4)), "features": {"relations": "v"}}

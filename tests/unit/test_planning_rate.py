@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from finetune.planning import estimate
+from finetune.planning.seconds import operations_per_second
 
 
 def rate(device: str, dtype: str, **gflops: float) -> float:
     context: Any = SimpleNamespace(machine=SimpleNamespace(device=device, dtype=dtype, gflops=gflops))
-    return estimate._rate(context)
+    return operations_per_second(context)
 
 
 def test_float32_reaches_less_than_a_quarter_of_it() -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finetune.training.chunked_loss import Workspace
     from finetune.training.head import Head
+    from finetune.training.workspace import Workspace
 
 
 class Signal:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from finetune.training.chunked_loss import Workspace
     from finetune.training.head import Head
+    from finetune.training.workspace import Workspace
 
 
 class Gradient(Signal):

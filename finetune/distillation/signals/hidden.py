@@ -9,8 +9,8 @@ from finetune.distillation.signals import Signal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finetune.training.chunked_loss import Workspace
     from finetune.training.head import Head
+    from finetune.training.workspace import Workspace
 
 
 class Hidden(Signal):

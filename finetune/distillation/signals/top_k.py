@@ -14,8 +14,8 @@ from finetune.recipe.teacher_settings import TOP_K
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finetune.training.chunked_loss import Workspace
     from finetune.training.head import Head
+    from finetune.training.workspace import Workspace
 
 
 class TopK(Signal):

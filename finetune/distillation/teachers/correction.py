@@ -13,8 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetune.training.chunked_loss import ChunkLogits, Workspace, blocks_of, softmax_
+from finetune.training.chunked_loss import ChunkLogits, blocks_of, softmax_
 from finetune.training.head import Head
+from finetune.training.workspace import Workspace
 
 MARGIN_BYTES = 4
 
