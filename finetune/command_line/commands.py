@@ -58,8 +58,8 @@ def with_defaults(arguments: argparse.Namespace) -> int:
     """The demo: the run of someone who presses Enter all the way."""
     from finetune.recipe import Recipe, is_self, merge, parse_override
     from finetune.wizard.defaults import defaults, why, with_epochs
+    from finetune.wizard.distilling.teachers_run import below, sentence
     from finetune.wizard.host import look_around
-    from finetune.wizard.teachers_run import below, sentence
 
     changes: dict[str, Any] = {"output_dir": arguments.output_dir} if arguments.output_dir else {}
     for override in arguments.set:

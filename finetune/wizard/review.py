@@ -27,10 +27,10 @@ from finetune.wizard import preload
 from finetune.wizard.asking.dropped import dropped
 from finetune.wizard.asking.layout import ascii_only
 from finetune.wizard.asking.prompter import Choice, Prompter, hint
-from finetune.wizard.data_preview import state
 from finetune.wizard.draft import shown
 from finetune.wizard.error_words import USUAL, in_words, step_of, without_setting
 from finetune.wizard.host import HostInfo
+from finetune.wizard.rows.data_preview import state
 
 if TYPE_CHECKING:
     from finetune.planning.estimate import Plan

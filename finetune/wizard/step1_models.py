@@ -10,13 +10,14 @@ from finetune.models.facts import ModelFacts, look_up
 from finetune.recipe import STARTER
 from finetune.recipe.settings import FromTeacher, help_of, label
 from finetune.recipe.teacher_settings import SELF
-from finetune.wizard import on_policy, rounds, served_teacher, several_teachers, which_model
+from finetune.wizard import which_model
 from finetune.wizard.asking import suggest
 from finetune.wizard.asking.prompter import Choice, Prompter, Question, anything
 from finetune.wizard.defaults import defaults, why
+from finetune.wizard.distilling import on_policy, rounds, served_teacher, several_teachers
+from finetune.wizard.distilling.teachers_run import proposal, sentence
 from finetune.wizard.draft import Draft, field_of, get, problem, put, written_by_teacher
 from finetune.wizard.host import HostInfo
-from finetune.wizard.teachers_run import proposal, sentence
 
 MADE = "made from the teacher"
 MORE_SERVED = "For a teacher on a server choose another model, then type its address, such as http://localhost:8000/v1."

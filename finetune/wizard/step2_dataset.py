@@ -16,16 +16,16 @@ from finetune.formatting import strip_control_chars
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.recipe.settings import GENERATED, TEACHER
 from finetune.system.paths import typed_path
-from finetune.wizard import hub_dataset, known_readings, text_encoding, writer
 from finetune.wizard.asking import suggest
 from finetune.wizard.asking.dropped import dropped
 from finetune.wizard.asking.layout import beginning
 from finetune.wizard.asking.prompter import Choice, Prompter
-from finetune.wizard.data_preview import Rows, fragments, look, rows_of
 from finetune.wizard.defaults import with_epochs
 from finetune.wizard.draft import Draft, ask_field, get, has_writer, parsed, put, written_by_teacher
 from finetune.wizard.error_words import spoken_hint
 from finetune.wizard.host import HostInfo
+from finetune.wizard.rows import hub_dataset, known_readings, text_encoding, writer
+from finetune.wizard.rows.data_preview import Rows, fragments, look, rows_of
 
 if TYPE_CHECKING:
     from finetune.data.preview import Preview

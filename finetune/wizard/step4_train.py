@@ -8,10 +8,11 @@ from finetune.events import Recorder
 from finetune.recipe import Recipe, merge
 from finetune.recipe.settings import GENERATED, OF_RATE, help_of, label
 from finetune.recipe.task_settings import TASKS, practises
-from finetune.wizard import few_bits, on_policy, preload, several_teachers
+from finetune.wizard import preload
 from finetune.wizard.asking import suggest
 from finetune.wizard.asking.dropped import dropped
 from finetune.wizard.asking.prompter import Choice, Prompter
+from finetune.wizard.distilling import few_bits, on_policy, several_teachers
 from finetune.wizard.draft import NULL, Draft, ask_field, field_of, get, has_writer, imitates, layer, put
 from finetune.wizard.host import HostInfo
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from finetune.recipe import Recipe
 from finetune.recipe.settings import BenchmarkSpec, help_of
 from finetune.wizard.asking.prompter import Prompter
-from finetune.wizard.data_preview import Rows, rows_of
 from finetune.wizard.draft import Draft, ask_field, get, parsed, put
 from finetune.wizard.host import HostInfo
+from finetune.wizard.rows.data_preview import Rows, rows_of
 
 LARGEST_SHARE = 0.5  # of the rows; the rest is there to learn from
 USUAL_SHARE = 0.2  # the most that is proposed

@@ -17,10 +17,10 @@ from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.recipe import STARTER, Recipe
 from finetune.recipe.teacher_settings import SELF
-from finetune.wizard import served_teacher
 from finetune.wizard.asking import suggest
 from finetune.wizard.asking.dropped import dropped
 from finetune.wizard.asking.prompter import Choice, Prompter, Question
+from finetune.wizard.distilling import served_teacher
 from finetune.wizard.host import HostInfo
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from finetune.data.tokens.render import Piece
 from finetune.errors import BadRow, EmptyDataset
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
-from finetune.wizard.data_preview import fragments
+from finetune.wizard.rows.data_preview import fragments
 
 ASKED, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}

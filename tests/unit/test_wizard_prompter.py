@@ -16,9 +16,9 @@ from finetune.runtime import RuntimeOptions
 from finetune.wizard import ask_recipe
 from finetune.wizard.asking.prompter import Choice, GoBack, ScriptedPrompter
 from finetune.wizard.asking.undo import Rewind
-from finetune.wizard.data_preview import look
 from finetune.wizard.defaults import defaults, why
 from finetune.wizard.host import HostInfo
+from finetune.wizard.rows.data_preview import look
 
 WORKSTATION = Glance("a processor", 16, 64 * 2**30, 60 * 2**30, 900 * 2**30, "a GPU", 24 * 2**30)
 

@@ -16,10 +16,11 @@ from finetune.errors import DatasetError, DiskFull, FinetuneError, Interrupted, 
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.wizard import conversation, known_readings, review, unfinished
+from finetune.wizard import conversation, review, unfinished
 from finetune.wizard.asking.prompter import Prompter, Question, ScriptedPrompter, plain
 from finetune.wizard.asking.undo import Answer, Rewind
 from finetune.wizard.conversation import _carry_out, agree
+from finetune.wizard.rows import known_readings
 from finetune.wizard.saved_answers import KeptAnswers, Session
 
 

@@ -11,7 +11,7 @@ from wizard_answers import Listening, here, model_folder
 from finetune.recipe import STARTER, Recipe
 from finetune.wizard import ask_recipe
 from finetune.wizard.asking.undo import Rewind
-from finetune.wizard.served_teacher import NOT_HERE
+from finetune.wizard.distilling.served_teacher import NOT_HERE
 
 ADDRESS = "http://localhost:8000/v1"
 SERVED = {"teacher": "another", "teacher.name": ADDRESS, "teacher.model": "qwen"}

@@ -16,11 +16,13 @@ from wizard_answers import BACK, Listening, enter_all_the_way, here
 
 from finetune.errors import DatasetError, HardwareError, ModelNotFound, OutOfMemory, OutputExists, RecipeError
 from finetune.recipe import STARTER, Recipe, explain, known_keys
-from finetune.wizard import ask_recipe, known_readings, review, step6_upload, teachers_run
+from finetune.wizard import ask_recipe, review, step6_upload
 from finetune.wizard.asking.prompter import Question, ScriptedPrompter, explanation, hint, plain
 from finetune.wizard.asking.undo import Rewind
 from finetune.wizard.conversation import agree
+from finetune.wizard.distilling import teachers_run
 from finetune.wizard.error_words import in_words, step_of, without_setting
+from finetune.wizard.rows import known_readings
 
 PACKAGE = Path(__file__).parents[2] / "finetune"
 RAW = (

@@ -11,9 +11,10 @@ from wizard_answers import BACK, Listening, here, model_folder
 
 from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.recipe import STARTER, Recipe
-from finetune.wizard import ask_recipe, writer
+from finetune.wizard import ask_recipe
 from finetune.wizard.asking.undo import Answer, Rewind
 from finetune.wizard.error_words import in_words, step_of
+from finetune.wizard.rows import writer
 
 ADDRESS = "http://localhost:8000/v1"
 WRITER = {"teacher.name": ADDRESS, "teacher.model": "qwen"}

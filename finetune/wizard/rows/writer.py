@@ -6,8 +6,9 @@ draft = ask(draft, prompter, here)      # with a `teacher`
 from __future__ import annotations
 
 from finetune.hub.catalogue import find
-from finetune.wizard import served_teacher, which_model
+from finetune.wizard import which_model
 from finetune.wizard.asking.prompter import Prompter, Question
+from finetune.wizard.distilling import served_teacher
 from finetune.wizard.draft import Draft, get
 from finetune.wizard.host import HostInfo
 

@@ -1,0 +1,1 @@
+"""What STEP 1 and STEP 4 ask about teachers and students, beside their names."""

@@ -1,0 +1,1 @@
+"""What STEP 2 asks and shows about the rows, beside where they are."""
