@@ -2,7 +2,8 @@
 
     recipe = ask_recipe(ScriptedPrompter({}, otherwise_default=True), look_around)      # Enter all the way
 
-How a question is asked is in asking/, what steps ask about teachers in distilling/, about data in rows/. Nothing here imports torch, transformers, datasets or peft before the run starts.
+How a question is asked is in asking/, what steps ask about teachers in distilling/, about data in rows/.
+Nothing here imports torch, transformers, datasets or peft before the run starts.
 """
 
 from __future__ import annotations
