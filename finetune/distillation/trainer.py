@@ -27,7 +27,7 @@ from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import APPROXIMATE, Objective
 from finetune.distillation.on_policy.practice import OWN
 from finetune.distillation.on_policy.trainer import OnPolicyTrainer, check_teachers
-from finetune.distillation.teachers.asking import Gradient, LikelyTokens, Said, SpanLikelihoods, Teachers
+from finetune.distillation.teachers.asking import GradientCentres, SpanLikelihoods, TeacherOutput, Teachers, TopTokens
 from finetune.distillation.teachers.correction import corrected
 from finetune.distillation.teachers.itself import SelfTeacher
 from finetune.distillation.teachers.mixture import Routed, mixed
@@ -172,8 +172,8 @@ class DistillationTrainer(OnPolicyTrainer):
         supervised, was_training = Supervised.of(inputs["labels"]), self.model.training
         self.model.eval()
         states = self.run_student(inputs).last_hidden_state.flatten(0, 1).index_select(0, supervised.index)
-        said = self.teachers.about(inputs, states.device, self.workspace)
-        self.features.begin(states, supervised.index, said.values)
+        output = self.teachers.ask(inputs, states.device, self.workspace)
+        self.features.begin(states, supervised.index, output.values)
         self.model.train(was_training)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -198,7 +198,7 @@ class DistillationTrainer(OnPolicyTrainer):
             objective.at(self.state.global_step / max(1, self.state.max_steps) if self.model.training else 1.0)
         if own:  # without labels
             return self._distil(inputs, supervised, hidden, 0.0, objective=objective)
-        if self.alpha < 1 and self.teachers.know(inputs):
+        if self.alpha < 1 and self.teachers.can_be_asked(inputs):
             return self._distil(inputs, supervised, hidden, self.alpha, correct=self.correct)
         return CrossEntropy(supervised.labels)
 
@@ -208,7 +208,7 @@ class DistillationTrainer(OnPolicyTrainer):
         parts = dict(rule.sums)
         if "ce" not in parts:
             parts["ce"] = chunked_loss(hidden, self.head(), CrossEntropy(supervised.labels), workspace=self.workspace)
-        if not {"kl", APPROXIMATE} & parts.keys() and self.teachers.know(inputs):
+        if not {"kl", APPROXIMATE} & parts.keys() and self.teachers.can_be_asked(inputs):
             beside = self._distil(inputs, supervised, hidden, 0.0)
             chunked_loss(hidden, self.head(), beside, workspace=self.workspace)
             parts |= {name: beside.sums[name] for name in ("kl", APPROXIMATE) if name in beside.sums}
@@ -225,33 +225,33 @@ class DistillationTrainer(OnPolicyTrainer):
         objective: Objective | None = None,
     ) -> Rule:
         """The loss of a batch, alpha * CE + (1 - alpha) * T^2 * D(teacher, student), by what its teachers say."""
-        labels, heat, objective = supervised.labels, self.temperature, objective or self.objective
-        said = self.teachers.about(inputs, hidden.device, self.workspace)
-        if isinstance(said, SpanLikelihoods):
-            how: dict[str, Any] = {"alpha": alpha, "temperature": heat, "workspace": self.workspace}
-            return span_loss(labels, hidden, self.head(), said.values, said.spans, objective, **how)
-        if isinstance(said, LikelyTokens):
-            return TopKLoss(labels, said.values, said.ids, objective, alpha, heat)
-        weight = self._label_weight(said, inputs, supervised, hidden, alpha, correct)
+        labels, temperature, objective = supervised.labels, self.temperature, objective or self.objective
+        output = self.teachers.ask(inputs, hidden.device, self.workspace)
+        if isinstance(output, SpanLikelihoods):
+            how: dict[str, Any] = {"alpha": alpha, "temperature": temperature, "workspace": self.workspace}
+            return span_loss(labels, hidden, self.head(), output.values, output.spans, objective, **how)
+        if isinstance(output, TopTokens):
+            return TopKLoss(labels, output.values, output.ids, objective, alpha, temperature)
+        weight = self._label_weight(alpha, correct, output, inputs, supervised, hidden)
         rule: Rule
-        if isinstance(said, Gradient):
-            rule = CachedGradient(labels, hidden, self.head(), said.values, said.negentropy, weight, heat)
+        if isinstance(output, GradientCentres):
+            rule = CachedGradient(labels, hidden, self.head(), output.values, output.negentropy, weight, temperature)
         elif self.teachers.routed:
-            rule = Distillation(labels, Routed(said.starts, said.logits(heat)), objective, weight, heat)
+            rule = Distillation(labels, Routed(output.starts, output.logits(temperature)), objective, weight, temperature)
         else:
-            rule = mixed(labels, said.logits(heat), self.teachers.weights, objective, weight, heat)
+            rule = mixed(labels, output.logits(temperature), self.teachers.weights, objective, weight, temperature)
         if self.features.weights:
-            rule.beside, sums = self.features.compared(inputs["labels"], hidden, supervised.index, said.values)
+            rule.beside, sums = self.features.compared(inputs["labels"], hidden, supervised.index, output.values)
             rule.sums |= sums
         return rule
 
     def _label_weight(
-        self, said: Said, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor, alpha: float, correct: float
+        self, alpha: float, correct: float, output: TeacherOutput, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor
     ) -> float | Tensor:
-        """alpha, or that of each token [n]: more where the teacher is to be corrected, 1 where it says nothing of a token."""
+        """alpha, or that of each token [n]: more where the teacher is to be corrected, 1 where nothing is compared with it."""
         if correct:  # only of a teacher with the student's tokenizer
-            return corrected(alpha, self.teachers.margins(inputs, supervised.labels, said, self.workspace), correct)
-        if said.aligned is None:
+            return corrected(alpha, self.teachers.margins(inputs, supervised.labels, output, self.workspace), correct)
+        if output.aligned is None:
             return alpha
         each = hidden.new_full((), alpha, dtype=precision(hidden.dtype))
-        return torch.where(sent(said.aligned, hidden.device), each, 1.0)
+        return torch.where(sent(output.aligned, hidden.device), each, 1.0)

@@ -53,7 +53,7 @@ class TestTheTrainer:
         trainer = DistillationTrainer(student, arguments(tmp_path), teacher_model="self", train_dataset=Rows(rows))
         student.train()
         batch = batch_of(rows)
-        one, other = (trainer.teachers.about(batch, torch.device("cpu"), trainer.workspace).values for _ in range(2))
+        one, other = (trainer.teachers.ask(batch, torch.device("cpu"), trainer.workspace).values for _ in range(2))
         torch.testing.assert_close(one, other, rtol=0, atol=0)
         assert all(module.training for module in student.modules())
         assert any(parameter.requires_grad for parameter in student.parameters())

@@ -1,10 +1,10 @@
-"""Asking the teachers of a training: what they say about the supervised tokens of a batch, in memory now, or once into a cache.
+"""Asking the teachers of a training about a batch: a model in memory runs, and a cache is read.
 
     teachers = Teachers([Teacher(model)], [1.0], student_head.vocabulary, features, pad_id=0)
-    said = teachers.about(batch, device, workspace)     # here States; of a cache also what its signal keeps instead
-    said.logits(temperature=2.0)
+    output = teachers.ask(batch, device, workspace)      # HiddenStates, or what else the signal of a cache keeps
+    output.logits(temperature=2.0)
 
-Which loss compares a student with what was said: finetune/distillation/trainer.py: DistillationTrainer.
+Which loss compares the student with it: finetune/distillation/trainer.py: DistillationTrainer.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from finetune.training.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """`values` [n, ...] are the states of the first teacher, or what its cache has instead.
+class TeacherOutput:
+    """`values` [n, ...] are the hidden states of the first teacher, or what its cache has instead.
 
-    `aligned` [n], in main memory, are the tokens that all teachers can be compared on; None if that is all.
+    `aligned` [n], in main memory, says which tokens are compared with a teacher; None if all are.
     """
 
     values: Tensor
@@ -45,8 +45,8 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class States(Said):
-    """Of each run of tokens its teacher's number, that one's states [m, d], and the head that makes logits of them."""
+class HiddenStates(TeacherOutput):
+    """Of each run of tokens its teacher's number, that one's last states [m, d], and the head that makes logits of them."""
 
     runs: list[tuple[int, Tensor, Head]]
 
@@ -63,27 +63,27 @@ class States(Said):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient(Said):
-    """What a gradient cache has: `values` are centres [n, d], beside them `negentropy` [n]; of several teachers those of the mixture."""
+class GradientCentres(TeacherOutput):
+    """What a gradient cache has (loss.py: CachedGradient): `values` [n, d] are its centres; of several teachers those of the mixture."""
 
     negentropy: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelyTokens(Said):
-    """The teacher's likeliest tokens: their `ids` [n, k], and `values` [n, k + 1], the log-probabilities of each and of all others."""
+class TopTokens(TeacherOutput):
+    """The teacher's likeliest tokens `ids` [n, k]; `values` [n, k + 1] are the log-probabilities of each, and of all others together."""
 
     ids: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpanLikelihoods(Said):
-    """Of one with another tokenizer: `values` [n, 1] and `spans` [n], the latter in main memory, as a SpanReading gives them."""
+class SpanLikelihoods(TeacherOutput):
+    """Of a teacher with another tokenizer: `values` [n, 1], and `spans` [n] in main memory, as a SpanReading gives them."""
 
     spans: Tensor
 
 
-AnySaid = States | Gradient | LikelyTokens | SpanLikelihoods
+AnyOutput = HiddenStates | GradientCentres | TopTokens | SpanLikelihoods
 
 
 class Teachers:
@@ -117,43 +117,43 @@ class Teachers:
     def __iter__(self) -> Iterator[Teacher]:
         return iter(self._each)
 
-    def know(self, inputs: Mapping[str, Any]) -> bool:
-        """Whether they can speak about this batch: the rows of an evaluation are in no cache, and have no teacher of their own."""
+    def can_be_asked(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether there is a teacher for this batch: rows of an evaluation are in no cache, and have no teacher of their own."""
         if (self.routed and "teacher_number" not in inputs) or (self._told and "row" not in inputs):
             return False  # whose rows they are, or what the teacher sees instead, is known of the training rows only
         return bool(self) and (self._cached(inputs) or all(teacher.model is not None for teacher in self))
 
-    def about(self, inputs: dict[str, Any], device: torch.device, workspace: Workspace) -> AnySaid:
-        """What they say about the supervised tokens of a batch that they `know`, on the device where the student's states are."""
+    def ask(self, inputs: dict[str, Any], device: torch.device, workspace: Workspace) -> AnyOutput:
+        """What they say about the supervised tokens of a batch, on the device where the student's states are."""
         first, cached, runs = self[0], self._cached(inputs), self._runs(inputs)
-        kept, where = [], []
+        outputs, compared = [], []
         for number, rows in runs:
             some = inputs if rows is None else some_rows(inputs, rows)
-            found, compared = self._read(self[number], some) if cached else self._ask(self[number], some, workspace)
-            kept.append([each.to(device) for each in found])
-            where.append(torch.ones(len(found[0]), dtype=torch.bool) if compared is None else compared)
-        values, *more = kept[0]
+            found, where = self._read(self[number], some) if cached else self._run(self[number], some, workspace)
+            outputs.append([each.to(device) for each in found])
+            compared.append(torch.ones(len(found[0]), dtype=torch.bool) if where is None else where)
+        values, *more = outputs[0]
         if isinstance(first.reading, SpanReading):
-            return SpanLikelihoods(values=values, spans=where[0])
+            return SpanLikelihoods(values=values, spans=compared[0])
         signal = first.cache.signal if cached and first.cache else None  # all caches are of one kind
         if signal and signal.of_server:
-            return LikelyTokens(values=values, ids=more[0])
-        speak = torch.cat(where if self.routed else where[:1])
-        aligned = None if bool(speak.all()) else speak
+            return TopTokens(values=values, ids=more[0])
+        each = torch.cat(compared if self.routed else compared[:1])
+        aligned = None if bool(each.all()) else each
         if signal and not signal.keeps_head:
-            pairs = [(centres, negentropy) for centres, negentropy in kept]
+            pairs = [(centres, negentropy) for centres, negentropy in outputs]
             values, negentropy = joined(pairs) if self.routed else added(pairs, self.weights)
-            return Gradient(values=values, negentropy=negentropy, aligned=aligned)
+            return GradientCentres(values=values, negentropy=negentropy, aligned=aligned)
         heads = [self[number].head(cached=cached).first(self.vocabulary) for number, _ in runs]
-        of_runs = [(number, states, head) for (number, _), (states,), head in zip(runs, kept, heads, strict=True)]
-        return States(values=values, runs=of_runs, aligned=aligned)
+        of_runs = [(number, states, head) for (number, _), (states,), head in zip(runs, outputs, heads, strict=True)]
+        return HiddenStates(values=values, runs=of_runs, aligned=aligned)
 
-    def margins(self, inputs: dict[str, Any], labels: Tensor, said: Said, workspace: Workspace) -> Tensor:
-        """How far the first choice of the one teacher is ahead of each label [n], about which it has `said` something."""
+    def margins(self, inputs: dict[str, Any], labels: Tensor, output: TeacherOutput, workspace: Workspace) -> Tensor:
+        """How far the first choice of the one teacher is ahead of each label [n]; `output` is what it said of them."""
         (teacher,) = self
         if self._cached(inputs) and teacher.cache:
-            return sent(teacher.cache.read(row_numbers(inputs), supervised_counts(inputs), ["margins"])[0], said.values.device)
-        return margins(said.values, teacher.head(cached=False).first(self.vocabulary), labels, workspace)
+            return sent(teacher.cache.read(row_numbers(inputs), supervised_counts(inputs), ["margins"])[0], output.values.device)
+        return margins(output.values, teacher.head(cached=False).first(self.vocabulary), labels, workspace)
 
     def read_ahead(self, batches: Sequence[dict[str, Any]]) -> None:
         """Begin to read what caches have about the batches of a step."""
@@ -176,7 +176,7 @@ class Teachers:
         """Of each row of a batch its number, its supervised tokens and its length."""
         return row_numbers(batch), supervised_counts(batch), lengths_of(batch, self._pad_id)
 
-    # Both give the tensors [n, ...] of some rows and, with another tokenizer, which of the tokens are compared or the span of each [n].
+    # Both give tensors [n, ...] of some rows and, for a teacher with another tokenizer, which tokens are compared, or the span of each [n].
 
     def _read(self, teacher: Teacher, inputs: dict[str, Any]) -> tuple[list[Tensor], Tensor | None]:
         """What the cache of a teacher has."""
@@ -188,7 +188,7 @@ class Teachers:
             self.features.read(source, *self._numbers(inputs))
         return [sent(part, inputs["labels"].device) for part in found], where
 
-    def _ask(self, teacher: Teacher, inputs: dict[str, Any], workspace: Workspace) -> tuple[list[Tensor], Tensor | None]:
+    def _run(self, teacher: Teacher, inputs: dict[str, Any], workspace: Workspace) -> tuple[list[Tensor], Tensor | None]:
         """What a teacher in memory says."""
         asked = teacher.reading.batch(inputs, mask=teacher.masks) if teacher.reading else None
         if self._told:
