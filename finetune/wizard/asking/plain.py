@@ -104,7 +104,7 @@ def _yes_or_no(text: str) -> str | None:
 
 def _say(text: str) -> None:
     """In lines that end between words."""
-    _print(plain(wrap([("", text)], shutil.get_terminal_size().columns)))
+    _print(plain(wrap([("", text)], shutil.get_terminal_size().columns, to_copy=True)))
 
 
 def _print(text: str, end: str = "\n") -> None:

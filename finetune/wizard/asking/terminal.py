@@ -79,7 +79,7 @@ class TerminalPrompter(Prompter):
 
     def note(self, text: str | Fragments) -> None:
         fragments: Fragments = [("class:quiet", text)] if isinstance(text, str) else list(text)
-        self._print(wrap(indent(fragments), self.width))
+        self._print(wrap(indent(fragments), self.width, to_copy=True))
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
