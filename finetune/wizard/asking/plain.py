@@ -78,7 +78,8 @@ class PlainPrompter(Prompter):
         if question.help:
             _say(question.help)
         while True:
-            _print(f"{question.text} [{question.default}]: " if question.default else f"{question.text}: ", end="")
+            default = f" [{question.default}]:" if question.default else "" if question.text.endswith("?") else ":"
+            _print(f"{question.text}{default} ", end="")
             self._on_question()
             try:
                 text = input().strip()
