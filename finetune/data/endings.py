@@ -71,6 +71,12 @@ CONVERTED = {
     ".feather": _renamed(".arrow"),
     **dict.fromkeys((".text", ".log"), _renamed(".txt")),
 }
+_SEEN = "Only text can be learned: of a scanned page, give what a program for OCR reads in it."
+_HEARD = "Only text can be learned: give what is said in it, written down."
+MEDIA = {
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".heic"), _SEEN),
+    **dict.fromkeys((".mp3", ".wav", ".m4a", ".flac", ".ogg", ".opus", ".mp4", ".mov", ".mkv", ".webm"), _HEARD),
+}
 OTHERWISE = "If it is text, copy it to a file that ends in .txt."
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # after any of them, to what pyarrow calls it
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -106,4 +112,4 @@ def is_archive(name: str) -> bool:
 
 def converted(name: str) -> str:
     """What to do with a file that cannot be read, and what can be."""
-    return f"{CONVERTED.get(ending_of(name), OTHERWISE)} {READABLE}"
+    return f"{(CONVERTED | MEDIA).get(ending_of(name), OTHERWISE)} {READABLE}"

@@ -191,7 +191,7 @@ def _nearest(path: Path, cutoff: float) -> Path | None:
     """The entry of the same folder with the most similar name."""
     if not path.parent.is_dir():
         return None
-    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".") and os.path.exists(entry))
     close = get_close_matches(path.name, names, n=1, cutoff=cutoff)
     return path.parent / close[0] if close else None
 

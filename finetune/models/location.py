@@ -132,6 +132,14 @@ def _parsed(text: str, path: Path) -> ModelSource:
     raise ModelError(f"{text} is a file, not a model.", hint=f"Give the folder it is in. {NAME_HINT}")
 
 
+def namesake(name: str) -> str:
+    """A sentence on what is called so here, which somebody may mean who names no model of the Hub; empty where nothing is."""
+    path = Path(name)
+    if path.is_dir():
+        return f" The folder {name} here is no model: it has no config.json."
+    return f" The file {name} here is no model." if path.is_file() else ""
+
+
 def locate(text: str, runtime: RuntimeOptions, reporter: Reporter, *, load_in: str | None = None) -> LocatedModel:
     """Find or fetch a model and check that it can be loaded: complete, safetensors, no code of its own unless allowed.
 
@@ -181,7 +189,10 @@ def _base_of(adapter: LocatedModel, runtime: RuntimeOptions, reporter: Reporter,
 
 
 def _from_hub(source: ModelSource, runtime: RuntimeOptions, reporter: Reporter) -> LocatedModel:
-    folder, commit = models.fetch(source.name, source.revision, runtime, reporter)
+    try:
+        folder, commit = models.fetch(source.name, source.revision, runtime, reporter)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{error.message}{namesake(source.name)}", hint=error.hint) from error
     return LocatedModel(source, folder, f"{source.name}@{commit}", commit)
 
 

@@ -74,8 +74,8 @@ class SafeConsole(Console):
         for line in text.split(allow_blank=True):
             breaks, used, at = list[int](), 0, command_at(line.plain)
             pieces = [(word.start(), word.group()) for word in WORD.finditer(line.plain, 0, at)]
-            for start, piece in [*pieces, (at, line.plain[at:])]:
-                if used and used + cell_len(piece.rstrip()) > width:
+            for start, piece in [*pieces, (at, line.plain[at:])]:  # the last is empty where there is no command
+                if used and piece and used + cell_len(piece.rstrip()) > width:
                     breaks.append(start)
                     used = 0
                 used += cell_len(piece)

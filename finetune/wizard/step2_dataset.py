@@ -232,7 +232,7 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo, number: int = 1, *
             "File or folder",
             default="",
             check=lambda text: _file_problem(text, here),
-            help="Tab completes. For example data/train.jsonl",
+            help="For example data/train.jsonl",
             more=MORE,
             complete=suggest.paths,
             read=dropped,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.errors import ModelError, ModelGated, RecipeError
+from finetune.errors import ModelError, ModelGated, ModelNotFound, RecipeError
 from finetune.formatting import count, spoken, strip_control_chars
 from finetune.hub.catalogue import CATALOGUE, CatalogueEntry, find
 from finetune.recipe import STARTER, Recipe
@@ -129,7 +129,7 @@ def problem_of(text: str, here: HostInfo, refused: Mapping[str, str] = NONE_REFU
     from finetune.hub.models import facts
     from finetune.hub.reachability import offline_reason
     from finetune.model_folder import weight_files
-    from finetune.models.location import parse
+    from finetune.models.location import namesake, parse
 
     if not text:
         return "Type a name, a folder or a file."
@@ -144,10 +144,12 @@ def problem_of(text: str, here: HostInfo, refused: Mapping[str, str] = NONE_REFU
         if source.kind != "hub" or source.name == STARTER or cached(source.name, source.revision) is not None:
             return None
         if not here.hub:
-            return f"{offline_reason()}, and {text} is not on this machine."
+            return f"{offline_reason()}, and {text} is not on this machine.{namesake(source.name)}"
         facts(source.name, source.revision)
     except ModelGated as error:
         return f"{error.message} {error.hint}"
+    except ModelNotFound as error:
+        return f"{error.message}{namesake(text)}"
     except ModelError as error:
         return error.message
     return None

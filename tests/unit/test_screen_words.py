@@ -26,10 +26,11 @@ def test_no_word_is_broken_so_that_paths_and_commands_can_be_copied(width: int) 
     recipe = Recipe.from_layers({"output_dir": path})
     shown = drawn(review(recipe, plan), width)  # type: ignore[arg-type]
     assert shown.count(path) == 3
+    assert all(line.strip() for line in shown.splitlines())
     console = screen(width)
     RichReporter(console).report(Notice(f"It is there: {COMMAND}"))
     assert path in console.file.getvalue()  # type: ignore[attr-defined]
-    assert path in plain(wrap([("class:warning", f"It is there: {COMMAND}")], width))
+    assert path in plain(wrap([("class:warning", f"It is there: {COMMAND}")], width, to_copy=True))
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -39,7 +40,7 @@ def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(widt
     ways = (
         around_command(f"{said} {command}", width),
         drawn(f"{said} {command}", width).splitlines(),
-        plain(wrap(hint(BadInput("x", hint=f"{said} {command}")), width)).splitlines()[1:],
+        plain(wrap(hint(BadInput("x", hint=f"{said} {command}")), width, to_copy=True)).splitlines()[1:],
     )
     for lines in ways:
         assert lines[-1].strip() == command

@@ -59,16 +59,16 @@ def indent(fragments: Fragments) -> Fragments:
     return [("", "  "), *((style, text.replace("\n", "\n  ")) for style, text in fragments)]
 
 
-def wrap(fragments: Fragments, width: int) -> Fragments:
+def wrap(fragments: Fragments, width: int, *, to_copy: bool = False) -> Fragments:
     """Lines broken at spaces; the rest of a broken line starts like its beginning, indented and with its bar.
 
-    Commands stay whole, so that they can be copied, and longer words, which may be paths; not so beside a bar, or of wide letters.
+    What is printed can be copied: commands stay whole, and so do long words, which may be paths, unless they are data beside a bar.
     """
     wrapped: Fragments = []
     for number, line in enumerate(_lines(fragments)):
         if number:
             wrapped.append(("", "\n"))
-        wrapped += _wrap_line(line, width - 1)
+        wrapped += _wrap_line(line, width - 1, to_copy=to_copy)
     return wrapped
 
 
@@ -83,7 +83,7 @@ def _lines(fragments: Fragments) -> list[Fragments]:
     return lines
 
 
-def _wrap_line(line: Fragments, width: int) -> Fragments:
+def _wrap_line(line: Fragments, width: int, *, to_copy: bool) -> Fragments:
     start = _START.match(plain(line))
     margin = start.group() if start and len(start.group()) <= width // 2 else ""
     style_of_margin = next((style for style, text in line if text.strip()), "")
@@ -101,8 +101,8 @@ def _wrap_line(line: Fragments, width: int) -> Fragments:
             if used + get_cwidth(word.rstrip(" ")) > width and used > len(margin):
                 new_line()
                 word = word.lstrip(" ")
-            is_data = margin.strip() or (get_cwidth(word) > len(word) and not is_command)
-            while is_data and get_cwidth(word.rstrip(" ")) > width - used:
+            whole = to_copy and not margin.strip() and (is_command or get_cwidth(word) == len(word))
+            while not whole and get_cwidth(word.rstrip(" ")) > width - used:
                 fitting = beginning(word, width - used) or word[0]
                 wrapped.append((style, fitting))
                 word = word[len(fitting) :]

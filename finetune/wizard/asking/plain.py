@@ -78,7 +78,8 @@ class PlainPrompter(Prompter):
         if question.help:
             _say(question.help)
         while True:
-            _print(f"{question.text} [{question.default}]: " if question.default else f"{question.text}: ", end="")
+            default = f" [{question.default}]:" if question.default else "" if question.text.endswith("?") else ":"
+            _print(f"{question.text}{default} ", end="")
             self._on_question()
             try:
                 text = input().strip()
@@ -104,7 +105,7 @@ def _yes_or_no(text: str) -> str | None:
 
 def _say(text: str) -> None:
     """In lines that end between words."""
-    _print(plain(wrap([("", text)], shutil.get_terminal_size().columns)))
+    _print(plain(wrap([("", text)], shutil.get_terminal_size().columns, to_copy=True)))
 
 
 def _print(text: str, end: str = "\n") -> None:

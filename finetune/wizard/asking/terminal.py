@@ -79,7 +79,7 @@ class TerminalPrompter(Prompter):
 
     def note(self, text: str | Fragments) -> None:
         fragments: Fragments = [("class:quiet", text)] if isinstance(text, str) else list(text)
-        self._print(wrap(indent(fragments), self.width))
+        self._print(wrap(indent(fragments), self.width, to_copy=True))
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -138,7 +138,7 @@ class TerminalPrompter(Prompter):
         """Help goes below the question; to its own keys come those that all questions have."""
         show_more = False
         keys = line.keys if line else keys
-        how = "↑↓ choose" if question.choices else "" if line else "y or n"
+        how = "↑↓ choose" if question.choices else "y or n" if line is None else "Tab completes" if line.suggestions else ""
         empty = Condition(lambda: line is None or not line.buffer.text)
 
         def foot() -> FormattedText:
