@@ -62,7 +62,7 @@ CONVERTED = {
     **dict.fromkeys((".mbox", ".eml", ".msg", ".xml", ".yaml", ".yml", ".po", ".tmx", ".xliff"), _ROWS),
     **dict.fromkeys((".pkl", ".npy", ".npz", ".h5", ".hdf5", ".orc", ".avro", ".tfrecord"), "In Python, save it as Parquet or CSV."),
     **dict.fromkeys((".zip", ".7z", ".rar"), _UNPACK),
-    **dict.fromkeys((".tar", ".tbz2", ".txz"), "Unpack it with `tar -xf FILE`, and give the files that were in it."),
+    **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz"), "Unpack it with `tar -xf FILE`, and give the files that were in it."),
     ".xz": "Unpack it with `xz -dk FILE`, and give the file that was in it.",
     **dict.fromkeys((".jsonlines", ".jl"), _renamed(".jsonl")),
     **dict.fromkeys((".markdown", ".mdown", ".mdx"), _renamed(".md")),
@@ -79,7 +79,8 @@ MEDIA = {
 }
 OTHERWISE = "If it is text, copy it to a file that ends in .txt."
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # after any of them, to what pyarrow calls it
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ZIP = ".zip"  # whose list is read at once
+ARCHIVES = (ZIP, ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 READABLE = f"Readable: {', '.join(KINDS)}, also inside {', '.join((*PACKED, *ARCHIVES[:-1]))} and {ARCHIVES[-1]}."
 
 

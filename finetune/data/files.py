@@ -17,7 +17,19 @@ from pathlib import Path
 from typing import IO, NoReturn, TypeVar, cast
 
 from finetune.data.archives import BROKEN, UNSEEN, members, opened
-from finetune.data.endings import CONVERTED, KINDS, PACKED, READABLE, Kind, can_be_read, converted, ending_of, is_archive, is_record_file
+from finetune.data.endings import (
+    CONVERTED,
+    KINDS,
+    PACKED,
+    READABLE,
+    ZIP,
+    Kind,
+    can_be_read,
+    converted,
+    ending_of,
+    is_archive,
+    is_record_file,
+)
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable
 from finetune.hub.datasets import PINNED
@@ -202,7 +214,9 @@ def _in_folder(folder: Path, data_files: list[str] | None, notes: list[str]) -> 
         names = {path: path.relative_to(folder).as_posix() for path in everything}
         chosen = _chosen(names, data_files, folder)
         return {file: str(path if names[path] in data_files else folder) for path in chosen for file in _unpacked(path, None, notes)}
-    files = [file for path in everything if path.name not in BOOKKEEPING for file in _members(path)]
+    # A .tar is opened where it is named: it may take minutes, and most lie beside what was unpacked from them.
+    paths = [path for path in everything if path.name not in BOOKKEEPING]
+    files = [file for path in paths for file in (_members(path) if path.suffix.lower() == ZIP else [DataFile(path)])]
     where = f"The folder {folder}"
     return dict.fromkeys(_data_of(files, folder.name or str(folder), notes) or _nothing(where, files), str(folder))
 

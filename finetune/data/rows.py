@@ -176,6 +176,7 @@ def no_rows(
 
 
 OF_PARTS = re.compile(r"column (\S+) has (?:an object \(([^,)]+).*\)|a list), not text$")
+CELLS = "but the header has"
 NO_UNICODE, A_LIST = "not valid Unicode", "has a list, not text"
 OLDER_PAGES = ", such as cp850 or cp866 (DOS) or mac_roman (older Macs)"
 ROLES_KNOWN = "known are system, user, assistant and tool"
@@ -195,6 +196,8 @@ def _way_out(reason: str) -> str:
         columns = "--set dataset.columns.prompt=NAME --set dataset.columns.completion=NAME"
         first = "" if found[2] else " (the first)"
         return f"Name the columns, and of this one the part you mean, such as {found[1]}.{found[2] or 0}{first}: {columns}"
+    if CELLS in reason:
+        return "Give every column a name in the line of names; in a CSV file, a text with a separator in it needs quotes."
     if reason.endswith(SETTINGS):
         return "Give a list of records, or one JSON object per line (.jsonl)."
     return "Correct these rows, or check that the content of the file matches its extension."

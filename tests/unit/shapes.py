@@ -135,6 +135,12 @@ SHAPES: dict[str, Shape] = {
     "a translation with an instruction": Shape(
         lambda n: {"instruction": "d", "source": f"q{n}", "target": f"a{n}"}, lambda n: [u(f"d\n\nq{n}"), a(f"a{n}")]
     ),
+    "the pairs of Gemini": Shape(lambda n: {"text_input": f"q{n}", "output": f"a{n}"}, ASKED),
+    "the pairs of PaLM": Shape(lambda n: {"input_text": f"q{n}", "output_text": f"a{n}"}, ASKED),
+    "a person and a bot": Shape(lambda n: {"user": f"q{n}", "bot": f"a{n}"}, ASKED),
+    "a person, and whether it is a bot": Shape(
+        lambda n: {"user": "U1", "bot": False, "text": f"t{n}"}, lambda n: [x(f"t{n}")], ("user", "bot")
+    ),
     "a log of requests": Shape(
         lambda n: {"request": {"model": "m", "messages": [u(f"q{n}")]}, "response": {"choices": [{"message": a(f"a{n}")}]}}, ASKED
     ),

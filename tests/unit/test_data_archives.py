@@ -169,6 +169,17 @@ def test_files_of_a_tar_are_read_in_its_order_and_its_links_are_not(tmp_path: Pa
     assert learned(read(path, data_files="a/train.csv"))[1] == ("And parcel 2?", "In the shed.")
 
 
+def test_a_tar_in_a_folder_is_read_where_it_is_named(tmp_path: Path) -> None:
+    tarred(tmp_path / "rows.tar.gz", ("rows.csv", TABLE))
+    with pytest.raises(DatasetNotFound, match=r"only rows\.tar\.gz"):
+        find_files(str(tmp_path), None, "train")
+    assert learned(read(tmp_path, data_files="rows.tar.gz")) == ROWS
+    (tmp_path / "rows.csv").write_text(TABLE)
+    files, notes = find_files(str(tmp_path), None, "train")
+    assert [file.name for file in files] == ["rows.csv"]
+    assert notes == [f"Not read in {tmp_path.name}: rows.tar.gz."]
+
+
 def test_a_tar_that_is_cut_or_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tarred(tmp_path / "rows.tar.gz", ("rows.csv", TABLE))
     (tmp_path / "cut.tar.gz").write_bytes(path.read_bytes()[:40])

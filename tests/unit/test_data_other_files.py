@@ -28,7 +28,7 @@ ROWS = [("Where is order 1?", "At the door; ring, twice."), ("And order 2?", "In
         ("shop.sqlite3", "Export its table as CSV."),
         ("mails.mbox", "rows of a CSV or .jsonl file"),
         ("page.html", "plain text (.txt)"),
-        ("data.tbz2", "Unpack it with `tar -xf FILE`"),
+        ("data.tar.zst", "Unpack it with `tar -xf FILE`"),
         ("data.jsonl.xz", "Unpack it with `xz -dk FILE`"),
         ("lib.py", "If it is text, copy it to a file that ends in .txt."),
         ("page.jpg", "Only text can be learned: of a scanned page, give what a program for OCR reads in it."),

@@ -23,8 +23,8 @@ PAIRS = [
     (("messages", "conversations"), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
     (("request",), ("response",)),
-    (("input", "inputs"), ("output", "outputs", "target", "targets", "response", "completion")),
-    (("user", "user_prompt", "user_message", "user_input", "user_query"), ("assistant", *OF_MODELS)),
+    (("input", "inputs", "input_text", "text_input"), ("output", "outputs", "output_text", "target", "targets", "response", "completion")),
+    (("user", "human", "user_prompt", "user_message", "user_input", "user_query"), ("assistant", "ai", "bot", "gpt", *OF_MODELS)),
     (("document", "article", *DIALOGUES, "content", "text", "report"), SUMMARIES),
     (("article",), ("abstract",)),
 ]
@@ -62,7 +62,7 @@ class PromptCompletion:
             return None  # there, `input` is only a part of the prompt
         for prompts, completions in PAIRS:
             prompt, completion = find_column(columns, *prompts), find_column(columns, *completions)
-            if prompt is not None and completion is not None:
+            if prompt is not None and completion is not None and not all(isinstance(row.get(completion), bool) for row in sample or [{}]):
                 free = [column for column in columns if column != completion]
                 given = turns.rest_of(prompt, find_column(free, *PARTS.get(prompt.strip().lower(), ())), sample)
                 return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion, given], reasoning=True), given, "", sample)
