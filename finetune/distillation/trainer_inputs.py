@@ -201,8 +201,9 @@ def as_tokens(rows: Any, tokenizer: Any, *, collates: bool = False, several: boo
         if not several:
             raise DatasetError(f"There are several datasets: {', '.join(map(str, rows))}.", hint="Pass one of them, such as rows['train'].")
         return {name: as_tokens(part, tokenizer, collates=collates) for name, part in rows.items()}
-    if isinstance(rows, Mapping) or hasattr(rows, "iloc") or (hasattr(rows, "__len__") and not len(rows)):
-        rows = records(rows)  # columns, as a tokenizer returns them for many texts, a pandas table; no rows are refused
+    is_table = any(hasattr(rows, of) for of in ("iloc", "to_dicts", "to_pylist"))  # of pandas, polars, pyarrow
+    if isinstance(rows, Mapping) or is_table or (hasattr(rows, "__len__") and not len(rows)):
+        rows = records(rows)  # columns, as a tokenizer returns them for many texts; no rows are refused
     first = dict.fromkeys(names) if isinstance(names, list) else rows[0]
     if isinstance(first, Mapping) and "input_ids" in first and not from_file:
         if collates and "labels" not in first and (mask := next((name for name in LEARNED if name in first), None)):

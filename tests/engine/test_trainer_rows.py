@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pandas
 import peft
+import pyarrow
 import pytest
 import torch
 import transformers
@@ -149,7 +150,7 @@ def stacked(rows: list[Any]) -> dict[str, torch.Tensor]:
 def test_columns_by_name_are_rows(tmp_path: Path) -> None:
     plain = taught(ROWS, tmp_path)
     columns = {name: [row[name] for row in ROWS] for name in ("input_ids", "labels")}
-    for given in (columns, transformers.BatchEncoding(columns), pandas.DataFrame(columns)):
+    for given in (columns, transformers.BatchEncoding(columns), pandas.DataFrame(columns), pyarrow.Table.from_pydict(columns)):
         assert_same_weights(taught(given, tmp_path), plain, tolerance=1e-12)
     tables = [pandas.DataFrame(TEXTS * 2), {name: [row[name] for row in TEXTS * 2] for name in ("prompt", "completion")}]
     texts = taught(TEXTS * 2, tmp_path, processing_class=tokenizer(chat=True))
