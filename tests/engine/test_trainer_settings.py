@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import pytest
+import test_trainer_rows
 import torch
 import transformers
 from letters import tokenizer
@@ -30,7 +31,7 @@ def test_a_collator_that_cannot_read_such_a_mask_is_told(tmp_path: Path, recwarn
     masked = [{"input_ids": [5, 6, 7], "assistant_masks": [0, 0, 1]}] * 4
     trainer_on(masked, tmp_path, data_collator=transformers.DataCollatorWithPadding(tokenizer())).train()
     said = "assistant_masks is not given to the data_collator: unless it makes labels, every token is learned."
-    assert [warning.filename for warning in recwarn if str(warning.message) == said] == [__file__]
+    assert [warning.filename for warning in recwarn if str(warning.message) == said] == [test_trainer_rows.__file__], "where it was made"
 
 
 def test_a_collator_that_drops_the_number_of_a_row_is_refused_beside_a_cache(tmp_path: Path) -> None:
