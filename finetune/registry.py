@@ -130,12 +130,13 @@ def load(kind: str, name: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        return _object(found) if kind in OBJECTS else found
+    except Exception as error:  # noqa: BLE001  code of another package, which may raise anything
+        why = error if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
         raise RecipeError(
-            f"The {kind.removesuffix('s')} {name!r} ({target}) cannot be loaded: {error}.",
+            f"The {kind.removesuffix('s')} {name!r} ({target}) cannot be loaded: {why}.",
             hint="Fix or uninstall the package that provides it.",
         ) from error
-    return _object(found) if kind in OBJECTS else found
 
 
 def code_of(kind: str, name: str) -> str:

@@ -184,13 +184,15 @@ def benchmark(arguments: argparse.Namespace) -> int:
     console = _console(arguments)
     with working(console, log=folder.debug_log) as reporter:
         from finetune.run.finetuner import LLMFineTuner
+        from finetune.run.moved import told_if_moved
 
         tuner = LLMFineTuner.of_run(folder.output_dir, reporter=reporter, runtime=_runtime(arguments))
         if arguments.fail_if_worse:
             from finetune.benchmark.fail_if_worse import check_gate
 
             check_gate(arguments.fail_if_worse, tuner.recipe)
-        scores = tuner.benchmark()
+        with told_if_moved(folder):
+            scores = tuner.benchmark()
     code = _show(arguments, scores, samples(scores, console.width), scores_table(scores, console.width))
     _judge(arguments, scores)
     return code
@@ -251,10 +253,13 @@ def runs(arguments: argparse.Namespace) -> int:
 
 def chat(arguments: argparse.Namespace) -> int:
     """Chat with a finished model."""
+    from finetune.run.moved import told_if_moved
     from finetune.run_folder import RunFolder
     from finetune.screen.chat import talk
 
-    talk(RunFolder.of(arguments.output_dir).output_dir, _runtime(arguments), both=arguments.both)
+    folder = RunFolder.of(arguments.output_dir)
+    with told_if_moved(folder):
+        talk(folder.output_dir, _runtime(arguments), both=arguments.both)
     return 0
 
 

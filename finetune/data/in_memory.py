@@ -68,8 +68,11 @@ def records(given: Any) -> list[dict[str, Any]]:
             raise DatasetError(several, hint="Give one of them, such as rows['train'].")
         (given,) = given.values()  # what load_dataset makes of a file
     names = _class_names(given)
-    if hasattr(given, "to_dict") and hasattr(given, "columns"):  # a pandas table
-        given = given.to_dict("records")
+    if in_rows := getattr(given, "to_dicts", None) or getattr(given, "to_pylist", None):  # a table of polars, of pyarrow
+        given = in_rows()
+    elif hasattr(given, "to_dict") and hasattr(given, "columns"):  # of pandas
+        index = [name for name in getattr(getattr(given, "index", None), "names", ()) if name is not None]
+        given = (given.reset_index() if index and not {*index} & {*given.columns} else given).to_dict("records")
     elif isinstance(given, Mapping):
         given = _rows_of_columns(given)
     elif _is_numbered(given):
@@ -102,7 +105,7 @@ def rows_of_file(name: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def saved(given: Any, cache: Path) -> str:
     """The path of a .jsonl file with these rows; the same rows give the same path."""
     lines = "".join(json.dumps(record, ensure_ascii=False, default=_plain) + "\n" for record in records(given))
-    path = cache / "given" / f"rows-{digest([lines])}.jsonl"
+    path = cache / "given" / digest([lines]) / "rows.jsonl"
     if not path.is_file():
         try:
             write_whole(path, lines.encode("utf-8", "surrogatepass"), shared=True)

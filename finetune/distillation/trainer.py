@@ -21,7 +21,7 @@ from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.system_prompt import is_prompted
 from finetune.distillation.across_tokenizers.spans import span_loss
 from finetune.distillation.caches.cache import TeacherCache
-from finetune.distillation.caches.row_numbers import first_rows
+from finetune.distillation.caches.row_numbers import first_rows, row_left_out
 from finetune.distillation.grids.quantised import count_steps, is_quantised
 from finetune.distillation.loss import CachedGradient, Distillation
 from finetune.distillation.objectives import APPROXIMATE, Objective
@@ -41,6 +41,7 @@ from finetune.distillation.trainer_inputs import (
     by_name,
     check_keywords,
     check_kinds,
+    check_model_init,
     check_together,
     checked,
     known_teachers,
@@ -112,11 +113,12 @@ class DistillationTrainer(OnPolicyTrainer):
         check_keywords(type(self), kwargs)
         settings: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "correct": correct, "across_tokenizers": across_tokenizers}
         given = checked(settings | {"features": features or {}} | ({"on_policy": on_policy} if on_policy else {}))
-        self.objective: Objective = objective_of(objective)
+        self.divergence: Objective = objective_of(objective)  # `objective` is the Trainer's, of its search for settings
         if isinstance(model, str | PathLike):
             model, tokenizer = by_name(model)
             model.float()  # small updates are lost in weights of 16 bits
             kwargs["processing_class"] = kwargs.get("processing_class") or tokenizer
+        check_model_init(kwargs.get("model_init"), teacher_model, features)
         teachers = known_teachers(SelfTeacher.of(model) if teacher_model == SELF else teacher_model, cache, teacher_tokenizer)
         models = [teacher.model for teacher in teachers]
         check_kinds(model=model, teacher_models=models, args=args, model_init=kwargs.get("model_init"))
@@ -135,8 +137,8 @@ class DistillationTrainer(OnPolicyTrainer):
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *others))
         super().__init__(model, args, collator, **kwargs)
         self.temperature, self.alpha, self.correct = given.temperature, given.alpha, given.correct
-        vocabulary = place(teachers, self, given, self.objective, routed=routed)
-        self.own_objective = self.objective
+        vocabulary = place(teachers, self, given, self.divergence, routed=routed)
+        self.own_objective = self.divergence
         if (practice := given.practice) and self.train_dataset is not None:
             check_teachers(teachers, prompted=prompted, collates=collates)
             if practice.objective:
@@ -193,13 +195,15 @@ class DistillationTrainer(OnPolicyTrainer):
 
     def rule(self, inputs: dict[str, Any], supervised: Supervised, hidden: Tensor) -> Rule:
         own = OWN in inputs
-        objective = self.own_objective if own else self.objective
+        objective = self.own_objective if own else self.divergence
         if hasattr(objective, "at"):
             objective.at(self.state.global_step / max(1, self.state.max_steps) if self.model.training else 1.0)
         if own:  # without labels
             return self._distil(inputs, supervised, hidden, 0.0, objective=objective)
         if self.alpha < 1 and self.teachers.can_be_asked(inputs):
             return self._distil(inputs, supervised, hidden, self.alpha, correct=self.correct)
+        if self.alpha < 1 and self.model.training:
+            raise row_left_out()
         return CrossEntropy(supervised.labels)
 
     @torch.no_grad()
@@ -225,7 +229,7 @@ class DistillationTrainer(OnPolicyTrainer):
         objective: Objective | None = None,
     ) -> Rule:
         """The loss of a batch, alpha * CE + (1 - alpha) * T^2 * D(teacher, student), by what its teachers say."""
-        labels, temperature, objective = supervised.labels, self.temperature, objective or self.objective
+        labels, temperature, objective = supervised.labels, self.temperature, objective or self.divergence
         output = self.teachers.ask(inputs, hidden.device, self.workspace)
         if isinstance(output, SpanLikelihoods):
             how: dict[str, Any] = {"alpha": alpha, "temperature": temperature, "workspace": self.workspace}

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from finetune import registry
 from finetune.data.in_memory import records, rows_of_file, tokens
+from finetune.data.tokens.labels import LEARNED
 from finetune.distillation.caches.row_numbers import numbered
 from finetune.distillation.objectives import Objective
 from finetune.distillation.teachers.itself import SelfTeacher
@@ -31,6 +32,7 @@ from finetune.models.load import load_model, load_tokenizer
 from finetune.models.location import locate
 from finetune.recipe import Recipe
 from finetune.recipe.distillation_settings import DistillationSpec
+from finetune.recipe.teacher_settings import SELF
 from finetune.registry import did_you_mean
 from finetune.runtime import RuntimeOptions
 from finetune.training.head import causal_lm, check_causal
@@ -115,6 +117,13 @@ def check_kinds(*, model: Any, teacher_models: Sequence[Any], args: Any, model_i
         warnings.warn(f"{type(args).__name__} sets what has no effect here: {', '.join(others)}.", stacklevel=3)
 
 
+def check_model_init(model_init: Any, teacher_model: Any, features: Any) -> None:
+    """Raises RecipeError where `model_init` makes another model than the one that the teacher is, or is compared with."""
+    of_the_first = 'teacher_model="self" is' if teacher_model == SELF else "features are" if features else None
+    if model_init is not None and of_the_first:
+        raise RecipeError(f"{of_the_first} of one model, and model_init makes a new one for each training.", hint="Pass model= instead.")
+
+
 def warn_of_smaller(teachers: Sequence[Any], student: Any) -> None:
     """Warns where a teacher is smaller than its student without a new adapter; the plan of a run says it by itself."""
     if student is None:
@@ -192,11 +201,21 @@ def as_tokens(rows: Any, tokenizer: Any, *, collates: bool = False, several: boo
         if not several:
             raise DatasetError(f"There are several datasets: {', '.join(map(str, rows))}.", hint="Pass one of them, such as rows['train'].")
         return {name: as_tokens(part, tokenizer, collates=collates) for name, part in rows.items()}
-    if isinstance(rows, Mapping) or hasattr(rows, "iloc") or (hasattr(rows, "__len__") and not len(rows)):
-        rows = records(rows)  # columns, as a tokenizer returns them for many texts, a pandas table; no rows are refused
+    is_table = any(hasattr(rows, of) for of in ("iloc", "to_dicts", "to_pylist"))  # of pandas, polars, pyarrow
+    if isinstance(rows, Mapping) or is_table or (hasattr(rows, "__len__") and not len(rows)):
+        rows = records(rows)  # columns, as a tokenizer returns them for many texts; no rows are refused
     first = dict.fromkeys(names) if isinstance(names, list) else rows[0]
     if isinstance(first, Mapping) and "input_ids" in first and not from_file:
+        if collates and "labels" not in first and (mask := next((name for name in LEARNED if name in first), None)):
+            warnings.warn(f"{mask} is not given to the data_collator: unless it makes labels, every token is learned.", stacklevel=3)
         return rows
+    if not hasattr(rows, "__len__"):
+        if collates:
+            return rows
+        raise DatasetError(
+            "The rows are a stream of text, which would have to be read to its end first.",
+            hint="Map it to input_ids and labels, or take a part of it: list(rows.take(10_000)).",
+        )
     turns = isinstance(first, list | tuple) and all(isinstance(turn, Mapping | str) for turn in first)
     if not isinstance(first, Mapping | str) and not turns:
         return rows  # an example of a kind that only its own collator knows

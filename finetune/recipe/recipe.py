@@ -109,8 +109,8 @@ class Recipe(Spec):
             return method
         kind = method.get("kind", "lora")
         registry.check_name("methods", str(kind))
-        spec = registry.load("methods", str(kind)).Spec
-        if not issubclass(spec, MethodSpec):
+        spec = getattr(registry.load("methods", str(kind)), "Spec", None)
+        if not (isinstance(spec, type) and issubclass(spec, MethodSpec)):
             what = f"The Spec of the method {str(kind)!r} is not a MethodSpec of finetune.recipe."
             raise RecipeError(what, hint="Fix or uninstall the package that provides it.")
         return spec.model_validate(method)

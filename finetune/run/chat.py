@@ -25,7 +25,7 @@ from finetune import registry
 from finetune.data.formats.cells import Message
 from finetune.data.tokens.encoder import Encoder, cut_prompt
 from finetune.data.tool_calls import named
-from finetune.errors import BadInput
+from finetune.errors import BadInput, FinetuneError
 from finetune.events import Recorder, Reporter
 from finetune.hardware.machine import inspect
 from finetune.models.load import load_model, load_tokenizer
@@ -109,12 +109,19 @@ def chat(
         say(OPENING.format(shown(opening)))
     if not tuned.remembers:
         say(SINGLE)
+    talking = False
     while True:
         if both and other is None:
-            origin = origin_of(output_dir, located)
-            say(f"Loading the {origin.name}, {origin.source} ...")
-            other = origin, origin.talk(runtime, reporter, tuned)
-        message = _next(ask)
+            try:
+                origin = origin_of(output_dir, located)
+                say(f"Loading the {origin.name}, {origin.source} ...")
+                other = origin, origin.talk(runtime, reporter, tuned)
+            except FinetuneError as error:
+                if not talking:
+                    raise
+                say(f"{error.message} So the trained model answers alone.")  # the conversation goes on
+                both = False
+        message, talking = _next(ask), True
         if message is None:
             return
         if message.startswith("/"):

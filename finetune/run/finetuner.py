@@ -358,9 +358,10 @@ class LLMFineTuner:
 
     def _change(self, changes: Mapping[str, Any]) -> None:
         """Another recipe, and so another context; what was resolved, loaded, scored and planned for the old one is found anew."""
-        recipe = self.recipe.with_changes(changes)
-        if recipe == self.recipe:
+        if (recipe := self.recipe.with_changes(changes)) == self.recipe:
             return
+        if self.folder.stage not in (None, ROWS):
+            self.folder.check_free()  # what is in it was made by the recipe as it is
         self.context = replace(self.context, recipe=recipe)
         self._checked, self.planned, self._made = False, None, {}
         self.model = self._base = self.before = self.teacher_scores = None

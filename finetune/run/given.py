@@ -68,6 +68,8 @@ def _rows(dataset: Any, runtime: RuntimeOptions) -> Any:
         return _value(dataset)
     if is_rows(dataset):
         return {"source": saved(dataset, runtime.cache_dir), "samples": None}
+    if callable(dataset):
+        raise RecipeError("dataset is a function.", hint="Pass the rows that it returns: dataset=rows().")
     return _value({"source": dataset}) if isinstance(dataset, list | tuple) else _value(dataset)
 
 

@@ -1,10 +1,12 @@
 """Settings of a Trainer that its loss here cannot do, or that would keep the worst step: refused in a sentence.
 
 check_loss_settings(TrainingArguments(label_smoothing_factor=0.1), compute_metrics=None, ...)      # RecipeError
+loss_of({"eval_loss": 2.1, "eval_ce": 3.0, "eval_kl": 0.4})      # 2.1
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainingArguments
@@ -35,3 +37,8 @@ def check_loss_settings(args: TrainingArguments, **given: Any) -> None:
             f"The lower {metric} is, the better, and greater_is_better is True: unless it is called loss, the Trainer takes the highest.",
             hint=f'TrainingArguments(metric_for_best_model="{metric}", greater_is_better=False, ...)',
         )
+
+
+def loss_of(metrics: Mapping[str, float]) -> float:
+    """What a search for settings is to make small: the loss, or the sum of those of several datasets, without its parts."""
+    return sum(value for name, value in metrics.items() if name.endswith("_loss"))

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from finetune.errors import RecipeError
+from finetune.training.head import backbone_of
 from finetune.training.processes import Processes, Share, shares_rows
 from finetune.training.shards import Whole, in_forward
 
@@ -92,6 +93,8 @@ class TogetherTrainer(Trainer):
         if self.cut and self.processes.size > 1 and self.whole is None:  # before an optimizer is made of the parameters
             self.whole = Whole(self.model, self.args.device)  # each weight has one owner, so there is nothing to make equal
         prepared = super()._prepare_for_training(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if self.args.torch_compile and not self.together:  # what accelerate has compiled has a head, which the loss here goes past
+            backbone_of(self.model).compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         if self.whole is None:
             self.processes.same_start(self._learning())
         if not self.processes.first:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from finetune.data.tokens.collator import Collator
-from finetune.data.tokens.labels import NO_LOSS, learned
+from finetune.data.tokens.labels import LEARNED, NO_LOSS, learned
 from finetune.errors import ModelError, TrainingError
 from finetune.hardware.kernels import use_fast_kernels
 from finetune.models.load import is_packed, keep_unpacked
@@ -48,7 +48,7 @@ from finetune.training.head import (
     nothing_packed,
     padding_id,
 )
-from finetune.training.loss_settings import NEED_LOGITS, check_loss_settings
+from finetune.training.loss_settings import NEED_LOGITS, check_loss_settings, loss_of
 from finetune.training.moe_loss import balances, balancing_loss
 from finetune.training.out_of_memory import MicroBatches, parts_of
 from finetune.training.resumable import ResumableTrainer
@@ -346,8 +346,13 @@ class SupervisedTrainer(ResumableTrainer):
             output.metrics[f"{metric_key_prefix}_{name}"] = total / max(sums[0], 1)
         return output
 
+    def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, which minimises the loss: of several numbers of an evaluation it would minimise the sum."""
+        return super().hyperparameter_search(hp_space, compute_objective or loss_of, *args, **kwargs)
+
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = list(INPUTS)
+        ours = isinstance(cast(Any, self.data_collator).collator, Collator)
+        self._signature_columns: Any = [*INPUTS, *(LEARNED if ours else ())]
 
 
 def run_backbone(model: nn.Module, inputs: dict[str, Any], pad_id: int, *, masks: bool, **more: Any) -> Any:

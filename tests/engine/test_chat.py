@@ -10,9 +10,10 @@ from finished_run import base_folder, finished_run
 from letters import llama, parrot, tokenizer
 from workshop import Workshop
 
-from finetune.errors import BadInput
+from finetune.errors import BadInput, ModelNotFound
 from finetune.recipe import Recipe
 from finetune.run.chat import COMMANDS, SINGLE, Talk, _answer_both, _next, asked_to_think, chat, single_turn
+from finetune.run.moved import told_if_moved
 from finetune.runtime import RuntimeOptions
 from finetune.system.stopping import Ended, ended_like_ctrl_c
 
@@ -176,6 +177,17 @@ def test_base_and_tuned_answer_the_same_message_each_as_it_does_alone(tmp_path):
     expected = {name: alone(folder, "who?", tmp_path) for name, folder in (("base", base), ("tuned", run.output_dir))}
     assert expected["base"] != expected["tuned"]
     assert shown == f"[Loading the base, {base} ...]<base>{expected['base']}<tuned>{expected['tuned']}<>"
+
+
+def test_a_base_that_is_gone_does_not_end_the_conversation(tmp_path):
+    gone = tmp_path / "gone"
+    run = finished_run(tmp_path / "run", base_folder(tmp_path / "base"), Recipe.from_layers({"model": str(gone)}), adapter=False)
+    said = f"There is no folder {gone}."
+    shown = both(run.output_dir, ["/both", "who?"], tmp_path)
+    assert f"[{said} So the trained model answers alone.]{alone(run.output_dir, 'who?', tmp_path)}" in shown
+    with pytest.raises(ModelNotFound, match=said) as refused, told_if_moved(run):
+        both(run.output_dir, [], tmp_path, both=True)
+    assert refused.value.hint == f"If it was moved, write where it is now into `model` of {run.recipe}."
 
 
 def test_a_base_that_is_not_what_the_adapter_was_trained_on_is_told(tmp_path):

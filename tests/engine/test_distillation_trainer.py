@@ -189,10 +189,13 @@ class TestTheLoss:
 
     @pytest.mark.parametrize("changes", [{"activation_checkpointing": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
     def test_checkpointing_and_compiling_change_nothing(self, changes: dict, tmp_path) -> None:
-        plain, other = pico("llama"), pico("llama")
+        plain, other = (pico("llama", num_hidden_layers=1) for _ in range(2))
         distiller(plain, tmp_path, teacher=teacher_for("llama", torch.float32)).train()
-        distiller(other, tmp_path, teacher=teacher_for("llama", torch.float32), **changes).train()
+        trainer = distiller(other, tmp_path, teacher=teacher_for("llama", torch.float32), **changes)
+        trainer.train()
         assert_same_weights(plain, other, tolerance=1e-5)
+        runs = other.model._compiled_call_impl  # what torch calls in place of the backbone that the loss calls, where there is one
+        assert (runs is not None) == trainer.args.torch_compile
 
     def test_autocast_stays_close(self, tmp_path) -> None:
         plain = distiller(pico("llama"), tmp_path, teacher=teacher_for("llama", torch.float32))

@@ -114,11 +114,10 @@ def test_rows_padded_to_the_left_by_a_collator_of_ones_own_keep_their_ends(tmp_p
     assert_same_weights(ours, theirs, tolerance=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"activation_checkpointing": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
-def test_checkpointing_and_compiling_change_nothing(changes: dict, tmp_path) -> None:
+def test_checkpointing_changes_nothing(tmp_path) -> None:
     plain, other = pico("llama"), pico("llama")
     trainer_of(plain, tmp_path).train()
-    trainer_of(other, tmp_path, **changes).train()
+    trainer_of(other, tmp_path, activation_checkpointing=True).train()
     assert_same_weights(plain, other, tolerance=1e-5)
 
 

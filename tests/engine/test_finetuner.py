@@ -268,6 +268,15 @@ def test_a_folder_with_a_run_in_it_is_left_alone(shop: Workshop, tuned: tuple[LL
     assert {path: path.stat().st_mtime_ns for path in tuned[1].output_dir.rglob("*")} == before
 
 
+def test_a_run_that_has_begun_keeps_its_recipe(tuned: tuple[LLMFineTuner, RunResult]) -> None:
+    tuner, recipe = tuned[0], tuned[0].recipe
+    with pytest.raises(OutputExists):
+        tuner.load_teacher_model("another")
+    with pytest.raises(OutputExists):
+        tuner.train_distillation(temperature=4.0)
+    assert tuner.recipe == recipe, "benchmark() measures what was trained"
+
+
 def test_the_plan_counts_what_the_run_then_does(shop: Workshop, tuned: tuple[LLMFineTuner, RunResult]) -> None:
     layer = shop.layer()
     plan = shop.tuner(layer).plan()

@@ -234,7 +234,7 @@ class TestTheTrainer:
             trainer.train()
             found.append(student)
         assert_same_weights(*found, tolerance=1e-6)
-        with pytest.raises(RecipeError, match="there are none to look up"):
+        with pytest.raises(RecipeError, match="must look training rows up by number, and there are none"):
             DistillationTrainer(student, arguments(tmp_path), teacher_model=wider, features={"last": 1.0})
 
     def test_one_teacher_that_all_rows_are_routed_to_is_compared_too(self, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pandas
 import peft
+import pyarrow
 import pytest
 import torch
 import transformers
@@ -100,7 +101,7 @@ def stacked(rows: list[Any]) -> dict[str, torch.Tensor]:
 def test_columns_by_name_are_rows(tmp_path: Path) -> None:
     plain = taught(ROWS, tmp_path)
     columns = {name: [row[name] for row in ROWS] for name in ("input_ids", "labels")}
-    for given in (columns, transformers.BatchEncoding(columns), pandas.DataFrame(columns)):
+    for given in (columns, transformers.BatchEncoding(columns), pandas.DataFrame(columns), pyarrow.Table.from_pydict(columns)):
         assert_same_weights(taught(given, tmp_path), plain, tolerance=1e-12)
     tables = [pandas.DataFrame(TEXTS * 2), {name: [row[name] for row in TEXTS * 2] for name in ("prompt", "completion")}]
     texts = taught(TEXTS * 2, tmp_path, processing_class=tokenizer(chat=True))
@@ -124,6 +125,10 @@ def test_streams_and_rows_that_only_their_collator_knows(tmp_path: Path) -> None
         (torch.ones(8, 5, dtype=torch.long), "A row is of type Tensor."),
         (TensorDataset(torch.ones(8, 5, dtype=torch.long)), "A row is of type tuple."),
         (Stream([{"text": "a"}] * 8), "A row has no input_ids."),
+        (
+            datasets.Dataset.from_list(TEXTS).to_iterable_dataset(),
+            "The rows are a stream of text, which would have to be read to its end first.",
+        ),
         (datasets.Dataset.from_list([]), "The data contains no rows."),
         ((row for row in ROWS), "The rows are a generator, which can be read only once."),
         ([{"input_ids": [5, 6, 7], "labels": [5, 6]}], "A row has 3 input_ids, 2 labels."),

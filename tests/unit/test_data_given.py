@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+import pyarrow
 import pytest
 
 from finetune.data.in_memory import is_rows, records, saved
@@ -48,6 +50,13 @@ class Table:
 )
 def test_rows_in_every_shape_become_records(given: Any, expected: list[dict[str, Any]]) -> None:
     assert records(given) == expected
+
+
+def test_a_named_index_of_a_table_is_a_column() -> None:
+    table = pandas.DataFrame(PAIRS)
+    assert records(table.set_index("prompt")) == records(table) == records(pyarrow.Table.from_pandas(table)) == PAIRS
+    assert records(table.set_index("prompt", drop=False)) == PAIRS
+    assert records(table.set_index(["prompt", "completion"])) == PAIRS
 
 
 class ByNumber:

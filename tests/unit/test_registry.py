@@ -85,8 +85,9 @@ class Strange:
     Spec = SimpleNamespace
 
 
-def test_a_method_whose_spec_is_of_another_class_is_named(outside: dict[str, dict[str, str]]) -> None:
-    outside["methods"] = {"strange": f"{__name__}:Strange"}
+@pytest.mark.parametrize("name", ["Strange", "Tickets"])
+def test_a_method_whose_spec_is_of_another_class_is_named(name: str, outside: dict[str, dict[str, str]]) -> None:
+    outside["methods"] = {"strange": f"{__name__}:{name}"}
     with pytest.raises(RecipeError, match=r"^The Spec of the method 'strange' is not a MethodSpec of finetune\.recipe\."):
         Recipe.from_layers({"method": "strange"})
 
@@ -109,7 +110,14 @@ def test_the_order_of_the_built_in_formats_leaves_room_between_them() -> None:
     assert all(later - earlier > 1 for earlier, later in pairwise(orders))
 
 
-@pytest.mark.parametrize("target", ["nothing.of.that.name:Method", f"{__name__}:Missing"])
+class NeedsAFolder:
+    """A method of another package that is made with an argument."""
+
+    def __init__(self, folder: Path) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("target", ["nothing.of.that.name:Method", f"{__name__}:Missing", f"{__name__}:NeedsAFolder"])
 def test_a_broken_package_is_named_in_a_sentence(target: str, outside: dict[str, dict[str, str]]) -> None:
     outside["methods"] = {"broken": target}
     with pytest.raises(RecipeError, match=rf"The method 'broken' \({target}\) cannot be loaded: .*"):

@@ -13,9 +13,7 @@ from typing import Any
 from finetune.data.formats.cells import Message, Record, find_column, is_missing
 from finetune.data.json_values import parsed, plain
 from finetune.data.rows import RowProblem
-from finetune.data.tokens.labels import NO_LOSS
-
-LEARNED = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "label_mask", "train_mask")
+from finetune.data.tokens.labels import LEARNED, NO_LOSS
 
 
 class Tokenized:

@@ -14,10 +14,11 @@ from finetune.data.tokens.labels import NO_LOSS, labels_of, unpadded
 
 
 class Collator:
-    """Pads with `pad_id`, labels with -100; rows without labels learn every token. `row` and `teacher_number` pass as LongTensors.
+    """Pads with `pad_id`, labels with -100; rows without labels, or a mask of what is learned, learn every token.
 
-    No attention mask is made unless `mask` is set: padding is on the right, and causal attention never looks there. What an
-    `attention_mask` of a row hides is padding, and left out. `position_ids`, of several texts packed into a row, pass.
+    `row` and `teacher_number` pass as LongTensors. No attention mask is made unless `mask` is set: padding is on the right, and causal
+    attention never looks there. What an `attention_mask` of a row hides is padding, and left out. `position_ids`, of several texts packed
+    into a row, pass.
     """
 
     def __init__(self, pad_id: int, *, mask: bool = False) -> None:

@@ -1,6 +1,7 @@
 """The labels of a row of tokens: the token itself where the model learns it, NO_LOSS elsewhere.
 
 learned({"input_ids": [5, 6, 7], "labels": [-100, -100, 7]})                ->  [7]
+learned({"input_ids": [5, 6, 7], "completion_mask": [0, 0, 1]})             ->  [7]
 unpadded({"input_ids": [5, 6, 0, 0], "attention_mask": [1, 1, 0, 0]})       ->  {"input_ids": [5, 6], ...}
 """
 
@@ -13,13 +14,17 @@ from typing import Any
 from finetune.errors import DatasetError
 
 NO_LOSS = -100  # as torch and transformers have it
-OF_TOKENS = ("input_ids", "labels", "attention_mask", "position_ids")  # what a row has of each token
+LEARNED = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "label_mask", "train_mask")  # instead of labels
+OF_TOKENS = ("input_ids", "labels", "attention_mask", "position_ids", *LEARNED)  # what a row has of each token
 
 
 def labels_of(row: Mapping[str, Any]) -> Any:
-    """The labels of a row; all of its tokens where it has none, as language models are usually trained."""
-    labels = row.get("labels")
-    return row["input_ids"] if labels is None else labels
+    """The labels of a row, or those that its mask says; all of its tokens where it has neither, as language models are usually trained."""
+    labels, ids = row.get("labels"), row["input_ids"]
+    if labels is not None:
+        return labels
+    mask = next((row[name] for name in LEARNED if row.get(name) is not None), None)
+    return ids if mask is None else [token if wanted else NO_LOSS for token, wanted in zip(ids, mask, strict=True)]
 
 
 def unpadded(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ from finetune.distillation.caches.cache import (
     save_head,
     write_file,
 )
+from finetune.distillation.caches.row_numbers import check_looked_up
 from finetune.distillation.caches.teacher_pass import TeacherPass
 from finetune.distillation.signals import Signal
 from finetune.distillation.teachers.correction import MARGIN_BYTES
@@ -98,6 +99,7 @@ def build_cache(
     `others` has other processes call `write_share`; it is called where several shards are missing. Raises DiskFull with the bytes needed
     if the disk has no room, TrainingError if no token is supervised.
     """
+    check_looked_up(dataset, "A cache")
     return filled(_ModelCacheWriter(kind, teacher, dataset, **asked), Path(folder), reporter or Recorder(), others)
 
 

@@ -24,6 +24,8 @@ def numbered(datasets: Sequence[Any], caches: Sequence[TeacherCache], teacher_ro
 
     They are numbered through. A cache of a teacher of its own rows has only these.
     """
+    for each in datasets:
+        check_looked_up(each, "A cache, or teachers each of their own rows,")
     of, total = None if teacher_rows is None else [int(number) for number in teacher_rows], sum(map(len, datasets))
     if of is not None:
         check_routes(of, teachers, total)
@@ -42,6 +44,24 @@ def numbered(datasets: Sequence[Any], caches: Sequence[TeacherCache], teacher_ro
     return [_with(each, {name: of_all[place] for name, of_all in columns.items()}) for each, place in zip(datasets, places, strict=True)]
 
 
+def check_looked_up(dataset: Any, what: str) -> None:
+    """Raises RecipeError where training rows are a stream, or missing, and `what` needs to look them up."""
+    if not hasattr(dataset, "__len__"):
+        found = "there are none" if dataset is None else "these are a stream"
+        raise RecipeError(
+            f"{what} must look training rows up by number, and {found}.", hint="Pass train_dataset=, a list or a map-style dataset."
+        )
+
+
+def row_left_out() -> RecipeError:
+    """For a batch whose collator has dropped what `numbered` has added to its rows."""
+    return RecipeError(
+        "The data_collator leaves out the column `row` of the rows, by which a cache is read and teacher_rows are followed.",
+        hint='Leave data_collator out, or have it return batch["row"] = torch.tensor([row["row"] for row in rows]); '
+        "teacher_number likewise.",
+    )
+
+
 def _with(dataset: Any, columns: Mapping[str, Sequence[int]]) -> Any:
     if not hasattr(dataset, "add_column"):
         return Numbered(dataset, columns)
@@ -53,11 +73,7 @@ def _with(dataset: Any, columns: Mapping[str, Sequence[int]]) -> Any:
 
 def first_rows(dataset: Any, tokens: int) -> list[dict[str, Any]]:
     """Rows from the first on until so many tokens are supervised; RecipeError for rows that cannot be looked up."""
-    if dataset is None or not hasattr(dataset, "__getitem__"):
-        raise RecipeError(
-            "features compare models of different widths, which begins with training rows, and there are none to look up.",
-            hint="Pass train_dataset=, a list or a map-style dataset.",
-        )
+    check_looked_up(dataset, "A comparison of models of different widths")
     rows: list[dict[str, Any]] = []
     for number in range(len(dataset)):
         row = dataset[number]

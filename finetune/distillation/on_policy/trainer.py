@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.distillation.caches.row_numbers import check_looked_up
 from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, pads, write_answers
 from finetune.distillation.on_policy.practice import OWN, Practice, halves
 from finetune.distillation.teachers.teachers import Teacher
@@ -48,6 +49,7 @@ class OnPolicyTrainer(SupervisedTrainer):
         rows: Any = self.train_dataset
         if args.world_size > 1:
             raise RecipeError("on_policy works in one process, and there are several.", hint="Leave it out, or train in one process.")
+        check_looked_up(rows, "on_policy")
         asks = Prompts(rows, tokens=spec.tokens, context=self.context)
         stops = stop_ids(causal_lm(self.model), self.processing_class)
         if not stops:

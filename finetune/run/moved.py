@@ -1,0 +1,30 @@
+"""A run of some time ago: what it came from may be elsewhere by now.
+
+with told_if_moved(folder):
+    LLMFineTuner.of_run(folder.output_dir).benchmark()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from finetune.errors import DatasetNotFound, ModelNotFound
+from finetune.recipe import dotted, read_yaml
+from finetune.run_folder import RunFolder
+
+
+@contextmanager
+def told_if_moved(folder: RunFolder) -> Iterator[None]:
+    """A block whose errors for a model, a teacher or rows that are not where the run's recipe says name the key that says so."""
+    try:
+        yield
+    except (ModelNotFound, DatasetNotFound) as error:
+        if not folder.recipe.is_file():
+            raise
+        recorded = dotted(read_yaml(folder.recipe))
+        key = next((key for key, place in recorded if isinstance(place, str) and error.message.endswith(f" {place}.")), None)
+        if key is None:
+            raise
+        near = f"{error.hint} " if error.hint and error.hint.startswith("Did you mean") else ""
+        raise type(error)(error.message, hint=f"{near}If it was moved, write where it is now into `{key}` of {folder.recipe}.") from None
