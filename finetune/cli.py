@@ -104,7 +104,7 @@ def say(message: str, hint: str | None = None) -> None:
     """A sentence for people and a hint, on stderr; a command in it is left in one piece."""
     sys.stdout.flush()
     message, hint = (strip_control_chars(without_secrets(text)) for text in (message, hint or ""))  # a file name can contain anything
-    lines = [for_this_python(message), *as_typed(hint).splitlines()]
+    lines = [for_this_python(message), *(as_typed(hint).split("\n") if hint else [])]
     if sys.stderr.isatty():
         import shutil
 

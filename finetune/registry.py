@@ -131,7 +131,7 @@ def load(kind: str, name: str) -> Any:
     try:
         found = getattr(import_module(module), attribute)
         return _object(found) if kind in OBJECTS else found
-    except Exception as error:  # noqa: BLE001  code of another package, which may raise anything
+    except Exception as error:  # code of another package, which may raise anything
         why = error if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
         raise RecipeError(
             f"The {kind.removesuffix('s')} {name!r} ({target}) cannot be loaded: {why}.",
