@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lm_eval import evaluator
 
-from finetune.benchmark import harness_model
 from finetune.benchmark.harness import load_tasks
 from finetune.benchmark.perplexity import answer_losses
 from finetune.data.builtin import python_docs
@@ -70,6 +68,10 @@ def main() -> None:
     parser.add_argument("--model", default=STARTER)
     parser.add_argument("--count", type=int, default=40)
     given = parser.parse_args()
+    from lm_eval import evaluator
+
+    from finetune.benchmark import harness_model
+
     runtime = RuntimeOptions(dtype="float32")
     located = locate(given.model, runtime, Recorder())
     model, tokenizer, rows = load_model(located, inspect(runtime)), load_tokenizer(located), questions(given.count)
