@@ -257,6 +257,14 @@ class Recorder:
         return [event for event in self.events if isinstance(event, kind)]
 
 
+class Warn:
+    """Passes on what warns a person, as a warning of Python: for a trainer alone, whose caller has no reporter."""
+
+    def report(self, event: Event) -> None:
+        if isinstance(event, Notice) and event.level == "warning":
+            warnings.warn(event.text, stacklevel=3)
+
+
 class JsonLines:
     """Appends every event to a file as one JSON object a line, with its name and the time; progress ticks are left out.
 

@@ -16,6 +16,7 @@ from test_trainer_rows import ROWS, taught, trainer_on
 
 from finetune.data.tokens.collator import Collator
 from finetune.errors import RecipeError
+from finetune.events import Notice
 from finetune.training.loss_settings import loss_of
 
 
@@ -38,7 +39,7 @@ def test_a_collator_that_drops_the_number_of_a_row_is_refused_beside_a_cache(tmp
     def stack(rows: list[Any]) -> dict[str, torch.Tensor]:
         return Collator(0)([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
 
-    with pytest.raises(RecipeError, match="leaves out the column `row`"):
+    with pytest.raises(RecipeError, match="the data_collator leaves the column out"):
         trainer_on(ROWS, tmp_path, cached=True, data_collator=stack).train()
 
 
@@ -64,3 +65,11 @@ def test_a_search_for_settings_leaves_the_divergence_alone_and_lowers_the_loss(t
     trainer.train()
     assert trainer.last_parts["kl"] > 0
     assert loss_of({"eval_loss": 2.0, "eval_ce": 3.0, "eval_kl": 0.5, "eval_runtime": 9.0}) == 2.0
+
+
+def test_a_student_that_stops_practising_is_told_as_a_warning(tmp_path: Path) -> None:
+    practice = trainer_on(ROWS, tmp_path, on_policy={"share": 0.5}).practice
+    assert practice is not None
+    practice.reporter.report(Notice("Half of the rows are answers of the student."))  # what is no warning is not one here
+    with pytest.warns(UserWarning, match="The student stopped practising before step 5: 18 of 20 answers did not end"):
+        practice._judge(5, 20, cut=0.9, repeated=0.0)

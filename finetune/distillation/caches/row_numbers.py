@@ -56,7 +56,7 @@ def check_looked_up(dataset: Any, what: str) -> None:
 def row_left_out() -> RecipeError:
     """For a batch whose collator has dropped what `numbered` has added to its rows."""
     return RecipeError(
-        "The data_collator leaves out the column `row` of the rows, by which a cache is read and teacher_rows are followed.",
+        "A batch has no `row`, by which a cache is read and teacher_rows are followed: the data_collator leaves the column out.",
         hint='Leave data_collator out, or have it return batch["row"] = torch.tensor([row["row"] for row in rows]); '
         "teacher_number likewise.",
     )

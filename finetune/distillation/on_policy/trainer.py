@@ -20,7 +20,7 @@ from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, pa
 from finetune.distillation.on_policy.practice import OWN, Practice, halves
 from finetune.distillation.teachers.teachers import Teacher
 from finetune.errors import RecipeError
-from finetune.events import Notice, Recorder, Reporter
+from finetune.events import Notice, Reporter, Warn
 from finetune.formatting import percent
 from finetune.recipe.distillation_settings import OnPolicySpec
 from finetune.training.chunked_loss import Rule
@@ -55,7 +55,7 @@ class OnPolicyTrainer(SupervisedTrainer):
         if not stops:
             raise RecipeError("on_policy needs answers that end, and the tokenizer has no end token.", hint="Leave out on_policy.")
         first = steps_of_epoch(len(rows), args.train_batch_size, args.gradient_accumulation_steps)
-        self.practice = Practice(spec, asks, first_step=first, seed=args.seed, reporter=reporter or Recorder())
+        self.practice = Practice(spec, asks, first_step=first, seed=args.seed, reporter=reporter or Warn())
         self._writing = Writing(stops, self.pad_id, spec.tokens)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
