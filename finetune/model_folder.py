@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune.errors import ModelError
 from finetune.foreign import DIMENSIONS, check_counts, is_width, numbers_of, own_code_of, read_settings, reading
+from finetune.system.shell import quoted
 
 # The files of a model, by name or ending.
 GGUF, SAFETENSORS = ".gguf", ".safetensors"
@@ -63,7 +64,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         if not file.is_file():
             pickled = next((other.name for other in sorted(folder.iterdir()) if other.suffix in PICKLES), None)
             if len(files) == 1:
-                raise no_safetensors(name, pickled)
+                raise no_safetensors(name, pickled, file.name)
             raise ModelError(f"{name} is incomplete: {file.name} is missing in {folder}.", hint=AGAIN)
     _check_sizes(folder, files)
     return files
@@ -127,10 +128,10 @@ def fingerprint(folder: Path, name: str) -> str:
     return digest.hexdigest()
 
 
-def no_safetensors(name: str, pickled: str | None) -> ModelError:
-    """The error for a model without safetensors; `pickled` is the file it has instead."""
+def no_safetensors(name: str, pickled: str | None, usual: str = MODEL) -> ModelError:
+    """The error for a model without the `usual` file of weights; `pickled` is the file it has instead."""
     if pickled is None:
-        return ModelError(f"{name} has no weights ({MODEL}).", hint=AGAIN)
+        return ModelError(f"{name} has no weights ({usual}).", hint=AGAIN)
     return ModelError(
         f"{name} has its weights only as {pickled}: pickled Python objects, which can run code when opened.",
         hint="Look for a revision with safetensors: on the Hub often a pull request, named as MODEL@refs/pr/NUMBER.",
@@ -276,8 +277,11 @@ def _check_config(folder: Path, name: str) -> None:
         files = sorted(folder.glob("*.gguf"))
         if files:
             raise ModelError(f"{folder} has no config.json, but a GGUF file.", hint=f"Name the file: {files[0]}")
+        if (folder / "run" / "benchmark.json").is_file():
+            again = f"Copy its files back, or repeat the run: finetune-cli run {quoted(folder / 'run' / 'recipe.yaml')} --output-dir NEW"
+            raise ModelError(f"{folder} has the records of a finished run, and no model.", hint=again)
         if (folder / "run").is_dir():
-            raise ModelError(f"{folder} contains an unfinished run.", hint=f"Finish it: finetune-cli resume {folder}")
+            raise ModelError(f"{folder} contains an unfinished run.", hint=f"Finish it: finetune-cli resume {quoted(folder)}")
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.", hint="Name the folder that save_pretrained wrote.")
     config = read_json(folder / "config.json")
     with reading(folder / "config.json", ModelError, hint=AGAIN):

@@ -113,9 +113,9 @@ def parse(text: str) -> ModelSource:
 def _parsed(text: str, path: Path) -> ModelSource:
     name, at, revision = text.partition("@")
     is_file_name = path.suffix.lower() in (GGUF, SAFETENSORS, *PICKLES)
-    # A name such as `gpt2` means the Hub unless a folder of that name contains a model.
-    is_model_folder = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
-    if HUB_ID.fullmatch(name) and not is_file_name and not is_model_folder:
+    # A name such as `gpt2` means the Hub unless a folder of that name contains a model, or a run that has none yet.
+    is_ours = any((path / file).is_file() for file in ("config.json", "adapter_config.json", "run/recipe.yaml"))
+    if HUB_ID.fullmatch(name) and not is_file_name and not is_ours:
         if at and not REVISION.fullmatch(revision):
             raise ModelError(f"{revision!r} is not a valid revision.", hint="A revision is a branch, a tag or a commit: org/name@main")
         return ModelSource("hub", name, revision or None)

@@ -141,6 +141,8 @@ def test_folders_without_a_config_say_what_they_are(tmp_path: Path, runtime: Run
     assert "no config.json" in refusal(folder, runtime).message
     (folder / "run").mkdir()
     assert "resume" in str(refusal(folder, runtime).hint)
+    (folder / "run" / "benchmark.json").write_text("{}")
+    assert refusal(folder, runtime).message == f"{folder} has the records of a finished run, and no model."
     (folder / "weights.gguf").write_bytes(b"GGUF")
     assert "weights.gguf" in str(refusal(folder, runtime).hint)
 
@@ -170,6 +172,8 @@ def test_an_adapter_folder_brings_its_base_as_the_run_recorded_it(tmp_path: Path
     assert located.adapter_base == str(base.resolve())
     facts = describe(located)
     assert (facts.name, facts.parameters, facts.layers) == ("adapter", 300 * 16 + 16 + 16, 2)
+    (adapter / "adapter_model.safetensors").unlink()
+    assert refusal(adapter, runtime).message == "adapter has no weights (adapter_model.safetensors)."
 
 
 @pytest.mark.parametrize("base", [r"\\evil\share\model", "//evil/share/model", r"\\?\UNC\evil\share", r"/\evil\share", r"\\.\unc/evil/x"])

@@ -52,6 +52,9 @@ def test_a_folder_named_like_a_hub_id_wins_only_if_it_holds_a_model(tmp_path: Pa
     (tmp_path / "gpt2" / "config.json").write_text("{}")
     assert parse("gpt2").kind == "folder"
     assert parse("./gpt2").path == (tmp_path / "gpt2").resolve()
+    (tmp_path / "finetuned_model" / "run").mkdir(parents=True)
+    (tmp_path / "finetuned_model" / "run" / "recipe.yaml").write_text("seed: 1\n")
+    assert parse("finetuned_model").kind == "folder", "a run that was killed has no model yet"
 
 
 def test_files_are_told_apart_by_what_they_can_be(tmp_path: Path) -> None:
