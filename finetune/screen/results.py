@@ -61,7 +61,7 @@ def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_
     """Everything worth reading after a run."""
     console.print(samples(result.scores, console.width), scores_table(result.scores, console.width))
     steps = next_steps(Path(result.output_dir), console.width, upload=recipe.upload is None and not upload_follows)
-    console.print(steps, soft_wrap=True)
+    console.print(steps)
 
 
 def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
@@ -219,7 +219,7 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:
         rows.append(("Ollama", f"{command} export {quoted(output_dir)} --to gguf:{usual_type(output_dir)}"))
     if upload:
         rows.append(("Upload", f"{command} upload {quoted(output_dir)} --repo USER/NAME"))
-    return Text("\n").append_text(to_copy(rows, width))
+    return Text("\n", no_wrap=True, overflow="ignore").append_text(to_copy(rows, width))
 
 
 def _score(scores: Mapping[str, Any], side: str, metric: str, *, with_interval: bool) -> Text:
