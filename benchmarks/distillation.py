@@ -102,7 +102,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
     import torch
     from transformers import set_seed
 
-    from finetune.distillation.students.student import make_student
+    from finetune.distillation.students.making import make_student
     from finetune.hardware.machine import inspect
     from finetune.recipe.settings import FromTeacher
     from finetune.runtime import RuntimeOptions
@@ -121,7 +121,7 @@ def work(name: str, rows: list[dict[str, str]], *, packed: bool) -> dict[str, An
         if ours:
             from finetune.distillation.caches.builder import build_cache
             from finetune.distillation.prepare import DistillationSetup
-            from finetune.distillation.teachers.teachers import Teacher
+            from finetune.distillation.teachers.model_or_cache import Teacher
             from finetune.events import CheckpointSaved, Recorder
             from finetune.methods.full import Full
             from finetune.recipe import Recipe

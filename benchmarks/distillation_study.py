@@ -73,7 +73,7 @@ def main() -> None:
 def work(name: str, overrides: list[str]) -> dict[str, Any]:
     """One run, scored."""
     from finetune.data.prepare import prepare_data
-    from finetune.distillation.students.student import make_student
+    from finetune.distillation.students.making import make_student
     from finetune.events import Recorder, StageFinished, TrainingFinished
     from finetune.recipe import Recipe, StudentSpec, parse_override
     from finetune.run.finetuner import LLMFineTuner

@@ -91,7 +91,7 @@ def distilled(student: Path, layers: list[dict[str, Any]], folder: Path, states:
 
 def cache(folder: Path) -> Any:
     """What was kept of the teacher."""
-    from finetune.distillation.caches.cache import TeacherCache
+    from finetune.distillation.caches.on_disk import TeacherCache
 
     (index,) = folder.rglob("teachers/*/index.json")
     return TeacherCache.open(index.parent)

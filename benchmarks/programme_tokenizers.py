@@ -105,7 +105,7 @@ def retokenised(folder: str) -> str:
     from transformers import PreTrainedTokenizerFast
 
     from finetune.data.prepare import prepare_data
-    from finetune.distillation.students.student import make_student
+    from finetune.distillation.students.making import make_student
     from finetune.hardware.machine import inspect
     from finetune.recipe import DatasetSpec
     from finetune.recipe.settings import FromTeacher

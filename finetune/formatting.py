@@ -15,10 +15,10 @@ def size(number: float) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """0.384 -> "38 %"; 0.987 with one digit -> "98.7 %"; never 100 % for less than everything."""
-    if 0 < share < 0.01 and not digits:
-        return "under 1 %"
+    """0.384 -> "38 %"; 0.987 with one digit -> "98.7 %"; never 100 % for less than everything, nor 0 % for more than nothing."""
     whole = 10**digits
+    if 0 < share < 0.01 / whole:
+        return f"under {1 / whole:g} %"
     shown = min(100 * share, 100 - 1 / whole) if share < 1 else 100 * share
     return f"{shown:.{digits}f} %"
 

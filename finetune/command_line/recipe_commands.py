@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from finetune.errors import OutputExists, RecipeError
-from finetune.screen.command_output import show
+from finetune.screen.command_output import console_of, show
 
 
 def recipe_file(name: str) -> Path:
@@ -32,6 +32,8 @@ def recipe_file(name: str) -> Path:
 
 def import_config(arguments: argparse.Namespace) -> int:
     """A configuration of Axolotl or LLaMA-Factory as a recipe, with all that became of its keys."""
+    from rich.text import Text
+
     from finetune.importing import import_file
     from finetune.screen.console import people
     from finetune.screen.imported import imported_picture
@@ -41,9 +43,10 @@ def import_config(arguments: argparse.Namespace) -> int:
     written = write_new(arguments.output, found.text(), overwrite=arguments.overwrite) if arguments.output else None
     facts = {**found.to_dict(), "written": str(written) if written else None}
     if written or arguments.json:
-        return show(arguments, facts, imported_picture(found, written))
-    people(stderr=True).print(imported_picture(found, None), soft_wrap=True)
-    return show(arguments, facts, found.text().rstrip())
+        return show(arguments, facts, imported_picture(found, written, console_of(arguments).width))
+    words = people(stderr=True)
+    words.print(imported_picture(found, None, words.width), soft_wrap=not words.is_terminal)
+    return show(arguments, facts, Text(found.text().rstrip(), no_wrap=True, overflow="ignore"))
 
 
 def write_new(path: str, text: str, *, overwrite: bool) -> Path:
@@ -86,4 +89,6 @@ def recipes(arguments: argparse.Namespace) -> int:
     comment = "\n".join(line.removeprefix("#").removeprefix(" ") for line in chosen.text.splitlines() if line.startswith("#"))
     commands = {name: f"{command_name()} {name.lower()} {quoted(str(written))}" for name in ("Plan", "Run")}
     facts = {"name": chosen.name, "about": chosen.about, "written": str(written)}
-    return show(arguments, facts, block(Text(comment)), Text(f"\nWritten: {written}\n"), to_copy(commands.items(), 78))
+    return show(
+        arguments, facts, block(Text(comment)), Text(f"\nWritten: {written}\n"), to_copy(commands.items(), console_of(arguments).width)
+    )

@@ -17,8 +17,8 @@ from finetune.data.tokens.system_prompt import is_prompted
 from finetune.distillation.caches.setup import CacheSetup, reading_for, rows_asked
 from finetune.distillation.pair_checks import Finding, about_prompt, contradictions, examine, stop_on_problem, top_tokens
 from finetune.distillation.teachers.itself import SelfTeacher, as_teacher
+from finetune.distillation.teachers.model_or_cache import Teacher
 from finetune.distillation.teachers.routes import rows_of, teacher_rows
-from finetune.distillation.teachers.teachers import Teacher
 from finetune.distillation.terms.internals import compared_of
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.events import Notice, Reporter

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from finetune.data.tokens.collator import Collator
 from finetune.data.tokens.system_prompt import is_prompted
 from finetune.distillation.across_tokenizers.spans import span_loss
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.distillation.caches.row_numbers import first_rows, row_left_out
 from finetune.distillation.grids.quantised import count_steps, is_quantised
 from finetune.distillation.loss import CachedGradient, Distillation
@@ -31,8 +31,8 @@ from finetune.distillation.teachers.asking import GradientCentres, SpanLikelihoo
 from finetune.distillation.teachers.correction import corrected
 from finetune.distillation.teachers.itself import SelfTeacher
 from finetune.distillation.teachers.mixture import Routed, mixed
+from finetune.distillation.teachers.model_or_cache import shares
 from finetune.distillation.teachers.placing import place
-from finetune.distillation.teachers.teachers import shares
 from finetune.distillation.terms.features import features_of
 from finetune.distillation.terms.projections import TOKENS, attached
 from finetune.distillation.top_k_loss import TopKLoss

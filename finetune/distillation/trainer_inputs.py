@@ -23,8 +23,8 @@ from finetune.data.tokens.labels import LEARNED
 from finetune.distillation.caches.row_numbers import numbered
 from finetune.distillation.objectives import Objective
 from finetune.distillation.teachers.itself import SelfTeacher
+from finetune.distillation.teachers.model_or_cache import Teacher, listed
 from finetune.distillation.teachers.sizes import swapped
-from finetune.distillation.teachers.teachers import Teacher, listed
 from finetune.errors import DatasetError, RecipeError, VocabularyMismatch
 from finetune.events import Recorder
 from finetune.hardware.machine import inspect

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.distillation.prepare import DistillationSetup
-from finetune.distillation.teachers.teachers import Teacher
+from finetune.distillation.teachers.model_or_cache import Teacher
 from finetune.engines.workplace import Workplace
 from finetune.errors import TrainingError
 from finetune.events import Fanout

@@ -16,7 +16,7 @@ import torch
 
 from finetune import registry
 from finetune.distillation.caches import builder as cache_builder
-from finetune.distillation.caches.cache import load_head, save_head
+from finetune.distillation.caches.on_disk import load_head, save_head
 from finetune.distillation.caches.setup import CacheSetup, reading_for, rows_asked
 from finetune.distillation.teachers.routes import rows_of, teacher_rows
 from finetune.engines.order import context_of, context_told

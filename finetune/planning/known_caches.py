@@ -18,7 +18,7 @@ from finetune.run_context import RunContext
 from finetune.system.storage import digest, write_whole
 
 if TYPE_CHECKING:
-    from finetune.distillation.caches.cache import TeacherCache
+    from finetune.distillation.caches.on_disk import TeacherCache
 
 
 def remember(context: RunContext, number: int, cache: TeacherCache) -> None:
@@ -31,7 +31,7 @@ def remember(context: RunContext, number: int, cache: TeacherCache) -> None:
 
 def known(context: RunContext, number: int, kind: str) -> bool:
     """Whether a complete cache of this teacher is there."""
-    from finetune.distillation.caches.cache import read_index  # torch, which the wizard's plan must not wait for
+    from finetune.distillation.caches.on_disk import read_index  # torch, which the wizard's plan must not wait for
 
     try:
         index = read_index(_folder(context) / _mark(context, number, kind).read_text(encoding="utf-8"))

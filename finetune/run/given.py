@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
 from finetune.errors import RecipeError
+from finetune.formatting import enumerated
 from finetune.recipe import DistillationSpec, Recipe, TrainingSpec
 from finetune.recipe.settings import DatasetSpec
 from finetune.registry import did_you_mean
-
-if TYPE_CHECKING:
-    from finetune.runtime import RuntimeOptions
+from finetune.runtime import RuntimeOptions
 
 KEYWORDS = [*DistillationSpec.model_fields, *TrainingSpec.model_fields]
+BESIDE = ("reporter", "runtime")  # keywords of LLMFineTuner that are no keys of a recipe
 WAYS = 'A recipe is a YAML file, a mapping such as {"training": {"epochs": 1}}, or a Recipe.'
 
 
 def recipe_of(given: Any, keys: Mapping[str, Any], runtime: RuntimeOptions) -> Recipe:
     """The recipe that is meant; rows in memory are written into the cache. Raises RecipeError or DatasetError."""
+    _check_keywords(keys)
     over = _keys(keys, runtime)
     if isinstance(given, Recipe):
         return given.with_changes(over) if over else given
@@ -47,6 +49,19 @@ def distillation_changes(given: Mapping[str, Any]) -> dict[str, Any]:
         )
     ours = {name: value for name, value in given.items() if name in DistillationSpec.model_fields}
     return {"approach": "distillation", "distillation": ours, "training": {name: given[name] for name in given if name not in ours}}
+
+
+def _check_keywords(keys: Mapping[str, Any]) -> None:
+    """Raises RecipeError for an option of RuntimeOptions, and for what may be meant as another keyword of `LLMFineTuner`."""
+    options = [field.name for field in fields(RuntimeOptions)]
+    for name, value in keys.items():
+        if name in Recipe.model_fields:
+            continue
+        if name in options:
+            raise RecipeError(f"{name} is not a recipe key.", hint=f"Pass it with runtime=RuntimeOptions({name}={value!r}).")
+        meant = did_you_mean(name, [*Recipe.model_fields, *BESIDE])
+        if any(other in meant for other in BESIDE):
+            raise RecipeError(f"LLMFineTuner has no keyword {name}.{meant}", hint=f"Beside recipe keys it takes {enumerated(BESIDE)}.")
 
 
 def _keys(given: Mapping[Any, Any], runtime: RuntimeOptions) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from finetune.distillation.caches.server import Graded, tokens_of
 from finetune.distillation.pair_checks import examine
 from finetune.distillation.prepare import DistillationSetup, tell
-from finetune.distillation.teachers.teachers import Teacher
+from finetune.distillation.teachers.model_or_cache import Teacher
 from finetune.errors import VocabularyMismatch
 from finetune.formatting import size
 from finetune.recipe.teacher_settings import grading_words, host_of

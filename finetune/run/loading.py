@@ -18,8 +18,8 @@ from finetune.distillation.grids.quantised import quantise
 from finetune.distillation.prepare import DistillationSetup, prepare_distillation
 from finetune.distillation.students import passes_of
 from finetune.distillation.students.closeness import rate_at, rate_for
+from finetune.distillation.students.making import make_student
 from finetune.distillation.students.size import likely_mix
-from finetune.distillation.students.student import make_student
 from finetune.distillation.teachers.itself import SelfTeacher
 from finetune.events import ModelReady, Notice
 from finetune.formatting import percent

@@ -21,7 +21,7 @@ from typing import Any
 
 from finetune.benchmark.names import in_words
 from finetune.distillation.prepare import DistillationSetup
-from finetune.distillation.students.student import make_student
+from finetune.distillation.students.making import make_student
 from finetune.events import Notice, RoundFinished, TrainingFinished
 from finetune.models.location import locate
 from finetune.recipe import StudentSpec

@@ -29,7 +29,7 @@ def console_of(arguments: argparse.Namespace) -> Console:
 
 
 def show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: RenderableType) -> int:
-    """JSON on stdout with --json, else the pictures; lines of text are kept in one piece, so that they can be copied.
+    """JSON on stdout with --json, else the pictures; off a terminal lines of text are kept in one piece.
 
     What is printed as JSON ends in logs that others read: text of the person's rows is only in it with --examples.
     """
@@ -40,7 +40,7 @@ def show(arguments: argparse.Namespace, facts: dict[str, Any], *pictures: Render
     else:
         console = console_of(arguments)
         for picture in pictures:
-            console.print(picture, soft_wrap=isinstance(picture, str | Text))
+            console.print(picture, soft_wrap=isinstance(picture, str | Text) and not console.is_terminal)
     return 0
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.benchmark.names import NAMES, by_verdict, held_out, number, signed
-from finetune.formatting import count, size, strip_control_chars, times
+from finetune.formatting import count, enumerated, size, strip_control_chars, times
 from finetune.run.comparison import Comparison
 from finetune.screen.console import VERDICTS
 from finetune.screen.tables import block, legend, score_table, verdict
@@ -44,7 +44,8 @@ def comparison_picture(found: Comparison, width: int) -> RenderableType:
         parts += [Text(""), Text("What differs in data, machine and versions", style="bold"), _differences(found.surroundings, width)]
     title = "Measured on different rows" if found.why_not else f"On the same {held_out(found.rows)}"
     parts += [Text(""), Text(title if found.scores else "The two runs have no score in common", style="bold"), _scores(found, width)]
-    interval = "" if found.why_not or width < NARROW else "[a, b]: 95 % confidence interval of B - A, paired by row."
+    shown = width >= NARROW and any(score.get("low") is not None for score in found.scores.values())
+    interval = "[a, b]: 95 % confidence interval of B - A, paired by row." if shown and not found.why_not else ""
     parts += [legend(interval, found.scores), Text(""), *_verdicts(found)]
     if found.students:
         parts += [Text(""), *(Text(f"{side.upper()}: {student['said']}") for side, student in found.students.items())]
@@ -114,7 +115,8 @@ def _verdicts(found: Comparison) -> list[Text]:
     if found.only:
         named = ", ".join(f"{NAMES.get(metric, metric)} (only {side.upper()})" for metric, side in found.only.items())
         said.append(Text(f"Measured of one alone: {named}.", style="quiet"))
-    incomparable = [f"{NAMES.get(metric, metric)} ({score['why_not']})" for metric, score in found.scores.items() if "why_not" in score]
-    if incomparable:
-        said.append(Text(f"Not comparable: {', '.join(incomparable)}.", style="quiet"))
+    reasons = by_verdict({metric: score["why_not"] for metric, score in found.scores.items() if "why_not" in score})
+    if reasons:
+        named = "; ".join(f"{enumerated(names)} ({why})" for why, names in reasons.items())
+        said.append(Text(f"Not comparable: {named}.", style="quiet"))
     return said

@@ -1,7 +1,7 @@
 """What was exported and what was proven of it, as a small table, and how other programs take it.
 
 console.print(exported_picture(done))
-console.print(commands(done, console.width), soft_wrap=True)
+console.print(commands(done, console.width))
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """What became of another program's configuration, on a screen: the numbers, what is left out, and the next commands.
 
-console.print(imported_picture(import_file("lora.yml"), Path("recipe.yaml")), soft_wrap=True)
+console.print(imported_picture(import_file("lora.yml"), Path("recipe.yaml"), console.width))
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from finetune.formatting import counted, in_lines
@@ -20,8 +21,8 @@ STYLES = {MISSING: "warning", UNKNOWN: "warning", RUNTIME: ""}
 WIDTH = 78
 
 
-def imported_picture(found: Imported, written: Path | None) -> Text:
-    """To be printed with soft_wrap. Without a file the commands are left out: its name is not known yet."""
+def imported_picture(found: Imported, written: Path | None, width: int) -> RenderableType:
+    """Without a file the commands are left out: its name is not known yet."""
     numbers = {how: len({line.key for line in found.of(how)}) for how in (MAPPED, RUNTIME, SAME, MISSING, UNKNOWN)}
     read, left = counted(numbers[MAPPED], "key"), numbers[MISSING] + numbers[UNKNOWN]
     what = f"{read} in the recipe, {numbers[SAME]} not needed here, {left} left out"
@@ -29,9 +30,10 @@ def imported_picture(found: Imported, written: Path | None) -> Text:
     for how, style in STYLES.items():
         if said := found.said(how):
             parts.append(Text(f"\n{SECTIONS[how]}:\n", style=style))
-            parts += [Text("\n".join([*in_lines(line, WIDTH, "  ", "    "), ""])) for line in said]
-    if written:
-        commands = {name: f"{command_name()} {name.lower()} {quoted(str(written))}" for name in ("Plan", "Run")}
-        commands["Run"] = " ".join([commands["Run"], *found.options])
-        parts += [Text(f"\nWritten: {written}. Each line of it names the key that it comes from.\n\n"), to_copy(commands.items(), WIDTH)]
-    return Text().join(parts)
+            parts += [Text("\n".join([*in_lines(line, min(WIDTH, width), "  ", "    "), ""])) for line in said]
+    if not written:
+        return Text().join(parts)
+    commands = {name: f"{command_name()} {name.lower()} {quoted(str(written))}" for name in ("Plan", "Run")}
+    commands["Run"] = " ".join([commands["Run"], *found.options])
+    parts.append(Text(f"\nWritten: {written}. Each line of it names the key that it comes from.\n"))
+    return Group(Text().join(parts), to_copy(commands.items(), min(WIDTH, width)))

@@ -61,7 +61,7 @@ def show_results(recipe: Recipe, result: RunResult, console: Console, *, upload_
     """Everything worth reading after a run."""
     console.print(samples(result.scores, console.width), scores_table(result.scores, console.width))
     steps = next_steps(Path(result.output_dir), console.width, upload=recipe.upload is None and not upload_follows)
-    console.print(steps, soft_wrap=True)
+    console.print(steps)
 
 
 def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
@@ -87,7 +87,7 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
     table = score_table([names[side] for side in sides], rows, change=heading if with_change else None, wide=wide)
     interval = "[a, b]: 95 % confidence interval." if fits and any(scores.get("intervals", {}).values()) else ""
     parts: list[RenderableType] = [Text(f"On {held_out(scores['rows'])}", style="bold"), table, legend(interval, rows)]
-    if not with_change and (verdicts := {metric: each["verdict"] for metric, each in (scores.get(changes) or {}).items()}):
+    if not with_change and (verdicts := _judged(scores.get(changes) or {})):
         parts.append(Text.assemble("Against the teacher: ", in_words(verdicts), "."))
     parts += _said_of(scores, rows)
     if distilled:
@@ -146,8 +146,15 @@ def _before(scores: Mapping[str, Any]) -> list[RenderableType]:
     if not metrics:
         return []
     known = ", ".join(f"{NAMES.get(metric, metric)} {number(metric, before[metric])}" for metric in metrics)
-    now = in_words({metric: changes[metric]["verdict"] for metric in metrics}).plain
-    return [Text(f"The student before training: {known}. Against that: {now}.", style="quiet")]
+    now = _judged({metric: changes[metric] for metric in metrics})
+    against = f" Against that: {in_words(now).plain}." if now else ""
+    return [Text(f"The student before training: {known}.{against}", style="quiet")]
+
+
+def _judged(changes: Mapping[str, Any]) -> dict[str, str]:
+    """The verdict on each metric; empty where there were too few rows for any, which is said once."""
+    verdicts = {metric: each["verdict"] for metric, each in changes.items()}
+    return verdicts if set(verdicts.values()) != {"too few rows"} else {}
 
 
 def _beside_the_teacher(scores: Mapping[str, Any]) -> Iterator[tuple[str, Text | str]]:
@@ -219,7 +226,7 @@ def next_steps(output_dir: Path, width: int, *, upload: bool) -> Text:
         rows.append(("Ollama", f"{command} export {quoted(output_dir)} --to gguf:{usual_type(output_dir)}"))
     if upload:
         rows.append(("Upload", f"{command} upload {quoted(output_dir)} --repo USER/NAME"))
-    return Text("\n").append_text(to_copy(rows, width))
+    return Text("\n", no_wrap=True, overflow="ignore").append_text(to_copy(rows, width))
 
 
 def _score(scores: Mapping[str, Any], side: str, metric: str, *, with_interval: bool) -> Text:

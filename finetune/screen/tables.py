@@ -47,10 +47,12 @@ def pairs(rows: Iterable[tuple[str, Text | str]]) -> Pairs:
 
 
 def to_copy(rows: Iterable[tuple[str, str]], width: int) -> Text:
-    """Names and paths or commands, which are never broken into lines by us, but words are; to be printed with soft_wrap."""
+    """Names and paths or commands, which are never broken into lines by us, but words are."""
     name_in, between, indent = ("{:<9}", "  ", " " * 13) if width >= NARROW else ("{}", "\n  ", "  ")
     told = [(name, f"\n{indent}".join(in_lines(fact, width - len(indent))) if name in WORDS else fact) for name, fact in rows]
-    return Text("\n").join(Text.assemble("  ", (name_in.format(name), "quiet"), between, fact) for name, fact in told)
+    return Text("\n", no_wrap=True, overflow="ignore").join(
+        Text.assemble("  ", (name_in.format(name), "quiet"), between, fact) for name, fact in told
+    )
 
 
 def fact_list(facts: Iterable[tuple[str, str, bool]]) -> RenderableType:

@@ -51,4 +51,4 @@ def _export(output_dir: Path, type: str, prompter: Prompter, here: HostInfo) -> 
         return
     prompter.show(exported_picture(done))
     console = people()
-    console.print(commands(done, console.width), soft_wrap=True)
+    console.print(commands(done, console.width))

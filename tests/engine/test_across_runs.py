@@ -13,7 +13,7 @@ from test_across_projected import sized
 from test_across_tokenizers import small_merges, word_piece
 from workshop import Workshop, recorded
 
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.errors import FinetuneError, RecipeError, VocabularyMismatch
 from finetune.events import Notice, TrainingStep
 from finetune.publish.card import card_of

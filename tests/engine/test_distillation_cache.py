@@ -14,8 +14,8 @@ from pico import pico, pico_rows
 from finetune import registry
 from finetune.distillation.caches import builder as cache_builder
 from finetune.distillation.caches.builder import build_cache, cache_key, supervised_counts
-from finetune.distillation.caches.cache import TeacherCache, model_identity, rows_hash, write_file
 from finetune.distillation.caches.choice import choose_cache, signals_for
+from finetune.distillation.caches.on_disk import TeacherCache, model_identity, rows_hash, write_file
 from finetune.distillation.signals import bytes_of
 from finetune.errors import FinetuneError, RecipeError, TrainingError
 from finetune.events import Notice, Progress, Recorder

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from finetune.distillation.pair_checks import examine, stop_on_problem
 from finetune.distillation.students.cutting import kept_layers, layer_stack
 from finetune.distillation.students.layers import blocks_to_leave_out
-from finetune.distillation.students.student import make_student
+from finetune.distillation.students.making import make_student
 from finetune.distillation.trainer_inputs import warn_of_smaller
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import ModelError, RecipeError, TrainingError, VocabularyMismatch

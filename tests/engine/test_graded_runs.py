@@ -26,7 +26,7 @@ from workshop import Workshop, recorded
 from finetune import LLMFineTuner
 from finetune.distillation.caches import server as server_cache
 from finetune.distillation.caches.builder import build_cache
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.errors import FinetuneError, ModelError, RecipeError, VocabularyMismatch
 from finetune.events import HeldOutLoss, Notice, Recorder, TrainingStep
 from finetune.recipe import Recipe

@@ -14,7 +14,7 @@ from pico import Rows, arguments, pico, pico_rows
 from finetune.data.tokens.labels import NO_LOSS
 from finetune.distillation import trainer as trainer_module
 from finetune.distillation.caches.builder import build_cache, supervised_counts
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.distillation.terms.features import Features
 from finetune.distillation.terms.internals import Compared, facts_of, narrow
 from finetune.distillation.trainer import DistillationTrainer

@@ -10,7 +10,7 @@ import torch
 from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
 
 from finetune.distillation.caches.builder import build_cache
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.distillation.caches.read_ahead import ReadAhead
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import TrainingError

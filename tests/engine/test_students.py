@@ -20,8 +20,8 @@ from finetune.distillation.students.cutting import layer_stack
 from finetune.distillation.students.ffn import FeedForward, kept_channels
 from finetune.distillation.students.heads import kept_heads
 from finetune.distillation.students.layers import blocks_to_leave_out
+from finetune.distillation.students.making import make_student
 from finetune.distillation.students.size import Size, likely_mix
-from finetune.distillation.students.student import make_student
 from finetune.distillation.students.width import groups_of
 from finetune.errors import ModelError, RecipeError
 from finetune.events import Notice, Progress, Recorder

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from zoo import build, config
 
 from finetune.distillation.students.cutting import cut_config, first_cut, possible_starts
+from finetune.distillation.students.making import make_student
 from finetune.distillation.students.rebuilding import check_rebuilt
-from finetune.distillation.students.student import make_student
 from finetune.errors import ModelError
 from finetune.recipe.settings import FromTeacher
 

@@ -14,7 +14,7 @@ from several_processes import TOLERANCE, compare
 from workshop import Workshop
 
 from finetune.distillation.caches.builder import build_cache, write_share
-from finetune.distillation.caches.cache import TeacherCache, model_identity
+from finetune.distillation.caches.on_disk import TeacherCache, model_identity
 from finetune.distillation.terms.internals import Compared
 from finetune.errors import TrainingError
 from finetune.events import Progress, Recorder, read_events

@@ -23,7 +23,7 @@ from finetune import Recipe, registry
 from finetune.distillation import terms
 from finetune.distillation.caches.builder import build_cache
 from finetune.distillation.students.cutting import layer_stack
-from finetune.distillation.students.student import make_student
+from finetune.distillation.students.making import make_student
 from finetune.distillation.terms import Batch, internals
 from finetune.distillation.terms.attention import projection
 from finetune.distillation.terms.autograd import relation_divergence, relative_distance

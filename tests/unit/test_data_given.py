@@ -165,6 +165,8 @@ def test_a_file_a_mapping_a_recipe_and_keywords_are_recipes(tmp_path: Path) -> N
         (3, {}, "A recipe cannot be made from a value of type int."),
         ([{"prompt": "a"}], {}, "A recipe cannot be made from a value of type list."),
         ({}, {"epochs": 3}, "epochs is not a recipe key. Did you mean training.epochs?"),
+        ({}, {"reportr": 1}, "LLMFineTuner has no keyword reportr. Did you mean reporter?"),
+        ({}, {"device": "cpu"}, "device is not a recipe key."),
         ({}, {"load_in": "8bit"}, "load_in is not a recipe key. Did you mean teacher.load_in?"),
         ({}, {"teachers": [{"load_inn": "8bit"}, "b"]}, "teachers.0.load_inn is not a recipe key. Did you mean teachers.load_in?"),
         ({}, {"dataset": object()}, "dataset must be a mapping of keys."),

@@ -104,9 +104,10 @@ def test_a_token_that_is_typed_takes_the_place_of_one_in_the_environment(monkeyp
 def test_a_folder_without_a_model_is_no_model() -> None:
     Path("rows").mkdir()
     model_folder(Path("made"))
-    prompter = enter_all_the_way(model="another", model__name=["./rows", "'./made'"])
+    prompter = enter_all_the_way(model="another", model__name=["./rows", "rows", "'./made'"])
     assert asked(prompter).model == "./made"
     assert any("rows has no config.json, so it is not a model folder." in sentence for sentence in prompter.shown)
+    assert any("rows is not on this machine. The folder rows here is no model: it has no" in sentence for sentence in prompter.shown)
 
 
 @pytest.mark.parametrize(

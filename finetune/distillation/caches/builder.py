@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from finetune import registry
 from finetune.data.tokens.labels import learned, unpadded
 from finetune.distillation.across_tokenizers.projected import Reading
-from finetune.distillation.caches.cache import (
+from finetune.distillation.caches.on_disk import (
     INDEX,
     CacheKey,
     Index,

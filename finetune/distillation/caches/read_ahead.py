@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 
 CacheRead = tuple[Sequence[int], Sequence[int], Sequence[str]]  # what TeacherCache.read takes
 

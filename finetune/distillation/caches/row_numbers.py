@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from finetune.data.tokens.labels import OF_TOKENS, learned
-from finetune.distillation.caches.cache import TeacherCache
-from finetune.distillation.teachers.teachers import check_routes
+from finetune.distillation.caches.on_disk import TeacherCache
+from finetune.distillation.teachers.model_or_cache import check_routes
 from finetune.errors import RecipeError
 
 

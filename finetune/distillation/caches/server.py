@@ -16,7 +16,7 @@ from typing import Any
 from finetune.data.prepare import PreparedData, tokenizer_fingerprint
 from finetune.data.tokens.system_prompt import teacher_rows
 from finetune.distillation.caches.builder import CacheWriter, ShardSource, cache_key, filled, supervised_counts
-from finetune.distillation.caches.cache import CacheKey, TeacherCache, read_index
+from finetune.distillation.caches.on_disk import CacheKey, TeacherCache, read_index
 from finetune.distillation.caches.setup import rows_asked
 from finetune.distillation.signals.top_k import token_bytes
 from finetune.events import Reporter

@@ -20,8 +20,8 @@ from finetune.distillation.across_tokenizers.projected import Reading
 from finetune.distillation.across_tokenizers.spans import SpanReading
 from finetune.distillation.across_tokenizers.ways import reading_of
 from finetune.distillation.caches.builder import build_cache, cache_key, supervised_counts, write_share
-from finetune.distillation.caches.cache import TeacherCache
 from finetune.distillation.caches.choice import CacheChoice, choose_cache, signals_for
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.distillation.teachers.correction import MARGIN_BYTES
 from finetune.distillation.teachers.itself import SelfTeacher, as_teacher, identity_of
 from finetune.distillation.terms.internals import Compared, facts_of

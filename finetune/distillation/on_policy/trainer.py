@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.distillation.caches.row_numbers import check_looked_up
 from finetune.distillation.on_policy.answers import Answer, Prompts, Writing, pads, write_answers
 from finetune.distillation.on_policy.practice import OWN, Practice, halves
-from finetune.distillation.teachers.teachers import Teacher
+from finetune.distillation.teachers.model_or_cache import Teacher
 from finetune.errors import RecipeError
 from finetune.events import Notice, Reporter, Warn
 from finetune.formatting import percent

@@ -33,7 +33,7 @@ class Gradient(Signal):
         return width * dtype.itemsize + (8 if dtype.itemsize == 8 else 4)
 
     def key(self, vocabulary: int, student: Head | None, temperature: float | None) -> dict[str, Any]:
-        from finetune.distillation.caches.cache import tensors_hash
+        from finetune.distillation.caches.on_disk import tensors_hash
 
         if student is None or temperature is None:
             raise ValueError("a gradient cache is made for one student head and one temperature")

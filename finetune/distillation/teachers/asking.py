@@ -24,7 +24,7 @@ from finetune.distillation.across_tokenizers.spans import SpanReading
 from finetune.distillation.teachers.correction import margins
 from finetune.distillation.teachers.itself import as_teacher
 from finetune.distillation.teachers.mixture import added, joined
-from finetune.distillation.teachers.teachers import Teacher, runs_of
+from finetune.distillation.teachers.model_or_cache import Teacher, runs_of
 from finetune.distillation.terms.features import Features
 from finetune.training.batches import KNOWN, Supervised, lengths_of, row_numbers, sent, some_rows, supervised_counts
 from finetune.training.chunked_loss import ChunkLogits

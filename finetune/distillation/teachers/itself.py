@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from finetune.distillation.caches.cache import model_identity
+from finetune.distillation.caches.on_disk import model_identity
 from finetune.errors import RecipeError
 from finetune.training.head import causal_lm
 

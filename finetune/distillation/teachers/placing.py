@@ -11,12 +11,12 @@ from typing import Any
 from finetune.distillation.across_tokenizers.projected import AVERAGED, OWN_ROWS
 from finetune.distillation.across_tokenizers.spans import SpanReading
 from finetune.distillation.across_tokenizers.ways import reading_of
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.distillation.caches.read_ahead import ReadAhead
 from finetune.distillation.objectives import Objective
 from finetune.distillation.objectives.forward_kl import ForwardKL
 from finetune.distillation.teachers.itself import SelfTeacher
-from finetune.distillation.teachers.teachers import Teacher
+from finetune.distillation.teachers.model_or_cache import Teacher
 from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import RecipeError, VocabularyMismatch
 from finetune.hardware.kernels import use_fast_kernels

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.tokens.labels import NO_LOSS
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.distillation.caches.read_ahead import CacheRead, ReadAhead
 from finetune.distillation.students.cutting import layer_stack
 from finetune.distillation.teachers.itself import as_teacher
-from finetune.distillation.teachers.teachers import Teacher
+from finetune.distillation.teachers.model_or_cache import Teacher
 from finetune.distillation.terms import Batch, View, Watched, weights_of
 from finetune.distillation.terms.attention import head_width
 from finetune.distillation.terms.internals import Outputs, pairs_of, terms_of, text_config, watching

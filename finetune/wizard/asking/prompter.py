@@ -217,7 +217,7 @@ def hint(error: FinetuneError, approach: str = "") -> Fragments:
     from finetune.wizard.error_words import in_words
 
     parts: Fragments = []
-    for line in as_typed(in_words(error.hint, approach)).splitlines():
+    for line in filter(None, as_typed(in_words(error.hint, approach)).split("\n")):
         at = command_at(line)
         parts += [("class:quiet", f"\n{line[:at]}"), ("class:command", line[at:])]
     return parts

@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any
 
 from finetune.distillation.across_tokenizers.projected import Reading
-from finetune.distillation.caches.cache import TeacherCache
+from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.distillation.caches.read_ahead import ReadAhead
 from finetune.distillation.teachers.itself import as_teacher
 from finetune.errors import RecipeError
