@@ -322,6 +322,17 @@ def test_a_prompt_with_markers_becomes_its_turns_and_its_completion_the_answer(k
     assert detect([*pair], [pair], None, "a.jsonl").to_messages(pair) == turns("Hi", "Hello")
 
 
+def test_earlier_answers_in_a_prompt_are_read_and_not_learned() -> None:
+    row = {"prompt": "Q: 1 + 1?\nA: 2\n\nQ: 2 + 2?\nA:", "completion": "4"}
+    first, example, *rest = detect([*row], [row], None, "a.jsonl").to_messages(row)
+    assert (first, example, rest) == (*turns("1 + 1?"), {"role": "assistant", "content": "2", "learn": False}, turns("2 + 2?", "4"))
+
+
+def test_a_chat_without_an_answer_among_others_is_left_out_and_counted(tmp_path: Path) -> None:
+    facts = read(tmp_path, [*(f"### Human: {n}### Assistant: {n + 1}" for n in range(30)), *["### Human: Hi"] * 9]).facts
+    assert (facts.usable, facts.skipped, facts.left_out) == (30, 0, {"no question is answered": 9})
+
+
 def test_any_other_prompt_is_asked_as_it_is(tmp_path: Path) -> None:
     for prompt in ("Question: How tall is it?", "Finish it: Human: Hi\nAssistant:", "### Human: Hi", "Write\n### Response:\nand stop."):
         row = {"prompt": prompt, "completion": "Hello"}

@@ -99,7 +99,12 @@ class Style:
         if last is None or self._role(last) != "assistant" or prompt[last.end() :].strip():
             return None
         messages, said = self.turns(prompt, strictly=strictly), self._said(re.sub(rf"\A{BLANKS}", "", answer), to_end=False)
-        return (messages, said) if messages and messages[-1]["role"] == "user" and said is not None else None
+        if not messages or messages[-1]["role"] != "user" or said is None:
+            return None
+        for turn in messages:
+            if turn["role"] == "assistant":
+                turn["learn"] = False  # maybe an example, and maybe the answer of another row
+        return messages, said
 
     def _role(self, mark: re.Match[str]) -> str:
         return self.markers[(mark.lastindex or 1) - 1][0]
@@ -206,8 +211,12 @@ STYLES = (
 
 def style_of(texts: Sequence[Any], *, answered: bool = True) -> Style | None:
     """The style in which most of these texts are chats, with an answer where they are to be `answered` already."""
-    is_chat = _is_answered if answered else bool
-    return _style(texts, str, lambda style, text, strictly: isinstance(text, str) and is_chat(style.turns(text, strictly=strictly)))
+
+    def is_chat(style: Style, text: Any, strictly: bool) -> bool:
+        messages = style.turns(text, strictly=strictly) if isinstance(text, str) else []
+        return _is_answered(messages) if answered and strictly else bool(messages)
+
+    return _style(texts, str, is_chat)
 
 
 def style_of_prompts(asked: Sequence[tuple[Any, Any]]) -> Style | None:
@@ -223,7 +232,7 @@ def asked_in(style: Style | None, prompt: Any, answer: Any, *, strictly: bool = 
 
 def prompts_note(column: str, style: Style | None) -> str:
     """What a person should know about prompts in a style."""
-    return f"{CHATS.format(column=column, style=style.name)} {IN_ONE}" if style else ""
+    return f"{CHATS.format(column=column, style=style.name)} Only the answers beside them are learned. {IN_ONE}" if style else ""
 
 
 def chat(text: str) -> list[Message]:
