@@ -153,7 +153,7 @@ def _merged(sheet: Any) -> Merged:
     with sheet.parent._archive.open(sheet._worksheet_path) as part:
         before = b""
         while block := part.read(1 << 20):
-            for column, first, other, last in MERGED.findall(before + block):
+            for column, first, other, last in MERGED.findall(before + block) if b"mergeCell" in before + block else ():
                 if first != last:
                     merged.down.setdefault(int(first), []).append((_number(column), int(last)))
                 elif column != other:
