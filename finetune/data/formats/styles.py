@@ -23,10 +23,11 @@ SENTENCE_ENDS = (".", "!", "?", ":", "。")
 FIRST = 2100  # characters in which the first marker begins
 FEW = 0.05  # of the sampled texts may have markers and be no chats, or their column is plain text
 FOLLOWS: dict[str, tuple[str, ...]] = {  # who may speak before
-    "system": ("",),
+    "system": ("", "system"),
     "user": ("", "system", "assistant"),
     "input": ("user",),
-    "assistant": ("user", "input"),
+    "thought": ("user",),
+    "assistant": ("user", "input", "thought"),
     "tool": (),  # calls and results are not read
 }
 TWO = ("user", "assistant")
@@ -37,7 +38,9 @@ Cell = TypeVar("Cell")
 
 @dataclass(frozen=True)
 class Style:
-    """The markers before turns: patterns, each with its role (`input` goes on with the user's turn), whose repetitions have a limit.
+    """The markers before turns: patterns, whose repetitions have a limit, each with its role.
+
+    The role `input` goes on with the user's turn, and a `thought` is before an answer; texts with a `tool` are not read.
 
     Where no turn can contain the tokens that end one, `ends`, all up to them is the turn; elsewhere blanks around it are of the markers.
     A `preamble` before the first marker is a system text. `own` is what the format itself writes at its beginning, for every chat alike.
@@ -77,8 +80,12 @@ class Style:
                 return []
             if role == "input":
                 messages[-1]["content"] = joined(messages[-1]["content"], [said])
+            elif role == "thought":
+                messages.append({"role": "assistant", "content": "", "reasoning_content": said})
+            elif role == "assistant" and before == "thought":
+                messages[-1]["content"] = said
             elif role == "system":
-                said = self._without_own(said)
+                said = self._without_own(said).strip()
                 messages += [{"role": role, "content": said}] if said.strip() else []
             else:
                 messages.append({"role": role, "content": said})
@@ -159,6 +166,18 @@ STYLES = (
             ("tool", r"<\|START_(?:ACTION|TOOL_RESULT)\|>"),
         ),
         ends=("<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
+    ),
+    Style(
+        "gpt-oss",
+        (
+            ("system", r"<\|start\|>(?:system|developer)<\|message\|>(?:# Instructions\n\n)?"),
+            ("user", r"<\|start\|>user<\|message\|>"),
+            ("assistant", r"<\|start\|>assistant(?:<\|channel\|>final)?<\|message\|>"),
+            ("thought", r"<\|start\|>assistant<\|channel\|>analysis<\|message\|>"),
+            ("tool", r"<\|channel\|>commentary"),
+        ),
+        ends=("<|end|>", "<|return|>"),
+        own=r"You are ChatGPT, a large language model trained by OpenAI\.\n(?:[^\n]{0,80}\n){1,8}# Valid channels: [^\n]{1,90}message\.",
     ),
     Style("Kimi", tuple((role, rf"<\|im_{role}\|>{role}<\|im_middle\|>") for role in ("system", *TWO)), ends=("<|im_end|>",)),
     Style("Zephyr, Phi or GLM", (*by(rf"<\|{{}}\|>(?:{LINE}| )?"), ("tool", r"<\|observation\|>")), ends=("</s>", "<|end|>")),
