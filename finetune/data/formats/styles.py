@@ -99,6 +99,8 @@ class Style:
 
         None if the prompt is no such chat.
         """
+        if self.marker.search(prompt, 0, FIRST) is None:  # as most have none
+            return None
         if (own := self.marker.match(answer.lstrip())) is not None and self._role(own) == "assistant":
             prompt, answer = f"{prompt}\n{own[0]}", answer.lstrip()[own.end() :]
         prompt = f"{prompt.rstrip()}\n"  # which markers end with
