@@ -21,6 +21,7 @@ HTML = "html"
 TAGS = re.compile(r"&(?:nbsp|amp|lt|gt|quot|#\d{2,5});|<br ?/?>|</(?:p|div|span|li)>")
 OTHERS = re.compile(
     r"<\|(?:im_start|im_end|endoftext|end|eot_id|start_header_id|end_header_id|begin_of_text|end_of_text)\|>|<(?:start|end)_of_turn>"
+    r"|<\|(?:header_start|header_end|eot|start_of_role|end_of_role|(?:START|END)_OF_TURN_TOKEN|end_of_turn|start|message|return)\|>"
     r"|\[/?INST\]|<</?SYS>>|<｜(?:User|Assistant)｜>|\A\s*<s>|</s>\s*\Z"
 )
 SENTENCES = {

@@ -124,6 +124,8 @@ class RowReader:
             if turn["role"] == "assistant" and is_blank(turn):
                 turn["learn"] = False  # it would only teach the model to say nothing
         if not any(map(is_learned, messages)):
+            if isinstance(self.format, Rendered):
+                raise NotWanted("no question is answered")  # as others show, it is no chat that is read wrongly
             raise NotWanted("every answer is marked as not to be learned") if marked else RowProblem("it has no answer")
         said = {*getattr(self.format, "remarks", _nothing)(row), *self.marks.remarks(row)}
         if any(turn["role"] == "user" and is_blank(turn) for turn in messages):

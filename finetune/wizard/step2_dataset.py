@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.endings import KINDS, ZIP, ending_of, is_record_file
 from finetune.data.files import find_files, looks_local, named_files, nearest_name
-from finetune.data.formats import parts, wordy
+from finetune.data.formats import asked_and_answered, parts, wordy
 from finetune.data.formats.text import other_reading
 from finetune.data.formats.turns import are_texts
 from finetune.errors import DatasetError, RecipeError
@@ -258,12 +258,13 @@ def _columns(draft: Draft, prompter: Prompter, seen: Preview, number: str = "") 
     if not whole:
         column = prompter.select(f"dataset.columns.text{number}", "Text column", choices, default=likely[0])
         return _with_columns(draft, {"text": column})
-    prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=likely[0])
+    asked, *answered = asked_and_answered(spoken, opened) or [likely[0]]
+    prompt = prompter.select(f"dataset.columns.prompt{number}", "Prompt column", choices, default=asked)
     rest = [choice for choice in choices if choice.value != prompt]
     if len(rest) == 1:
         return _with_columns(draft, {"prompt": prompt, "completion": rest[0].value})
     behind = names[names.index(prompt) + 1 :]  # an answer mostly stands behind what was asked
-    usual = next(name for name in [*(name for name in spoken if name in behind), *likely] if name != prompt)
+    usual = next(name for name in [*answered, *(name for name in spoken if name in behind), *likely] if name != prompt)
     completion = prompter.select(f"dataset.columns.completion{number}", "Completion column", rest, default=usual)
     return _with_columns(draft, {"prompt": prompt, "completion": completion})
 

@@ -44,7 +44,7 @@ def test_cells_are_what_people_typed(tmp_path: Path) -> None:
 
 
 def test_the_first_sheet_with_rows_is_read_and_the_others_are_named(tmp_path: Path) -> None:
-    found, notes = read(workbook(tmp_path / "rows.xlsx", Cover=[], Data=[HEADER, ("a", "b")], Notes=[("x",)], Old=[HEADER]))
+    found, notes = read(workbook(tmp_path / "rows.xlsx", Cover=[], Data=[HEADER, ("a", "b")], Notes=[("x",)], Old=[HEADER[::-1]]))
     assert found == [{"question": "a", "answer": "b"}]
     assert notes == ["rows.xlsx: the sheet Data is read, and not Notes, Old."]
 
@@ -75,6 +75,21 @@ def test_a_cell_that_was_merged_over_rows_is_in_each_of_them(tmp_path: Path) -> 
     assert notes == [
         "rows.xlsx: `FAQ` above the names of the columns is not read.",
         "rows.xlsx: lines with a single cell that goes over columns, such as `Bill`, are headings, and not read.",
+    ]
+
+
+def test_sheets_with_the_same_columns_are_read_together(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "rows.xlsx", Post=[HEADER, ("a", "b")], Bills=[("Bills 2024",), HEADER, ("c", "d")], Notes=[("x",)])
+    records = list(open_source(DatasetSpec(source=str(path)), RuntimeOptions(), Recorder()).records())
+    post, bills = "rows.xlsx, sheet Post", "rows.xlsx, sheet Bills"
+    assert [(record.file, record.line) for record in records] == [(post, 2), (bills, 3)]
+    found, notes = read(path)
+    assert [row["answer"] for row in found] == ["b", "d"]
+    parts = workbook(tmp_path / "parts.xlsx", Train=[HEADER, ("a", "b")], Test=[HEADER, ("c", "d")])
+    assert read(parts) == ([{"question": "a", "answer": "b"}], ["parts.xlsx: the sheet Train is read, and not Test."])
+    assert notes == [
+        "rows.xlsx: the sheets Post, Bills are read, and not Notes.",
+        "rows.xlsx: `Bills 2024` above the names of the columns is not read.",
     ]
 
 

@@ -109,6 +109,10 @@ TITLED = "Book {0} (Author)\n- Your Highlight on page {0} | Added on Monday\n\nA
         (TITLED, "highlights from a Kindle, and is learned as it is, with titles, places and dates"),
         ("From: Ann\nTo: Ben\nSubject: Order {0}\n\nWhere is it?\n\n", "mails, and is learned as it is, with their headers"),
         ("<?xml version='1.0'?>\n<a>Text {0}</a>\n", "a web page or XML, and is learned as it is, with its tags"),
+        (
+            "**Q{0}:** How tall is it?\nA: It is {0} metres tall.\n\n",
+            "questions and answers, and is learned as it is, with the questions too",
+        ),
         ("A sentence, number {0}.\n\n", ""),
     ],
 )

@@ -27,6 +27,10 @@ ALPACA = "Below is an instruction that describes a task. Write a response that a
 VICUNA = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful answers."
 QUESTIONS, ANSWERS = ("Hi\n there", "Bye"), ("- Hello!\n\n  - you", "Ok")
 LLAMA3 = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>"
+GPT = (
+    "You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\nCurrent date: 2025-08-20\n\n"
+    "Reasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be included for every message."
+)
 DATED = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 
 # Two questions and their answers after a system text, if there is one.
@@ -169,6 +173,13 @@ CHATS: dict[str, tuple[str, str | None, str]] = {
         "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Bye<|END_OF_TURN_TOKEN|>"
         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>Ok<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
     ),
+    "gpt-oss": (
+        "gpt-oss",
+        "Be brief.",
+        f"<|start|>system<|message|>{GPT}<|end|><|start|>developer<|message|># Instructions\n\nBe brief.\n\n<|end|>"
+        "<|start|>user<|message|>Hi\n there<|end|><|start|>assistant<|channel|>final<|message|>- Hello!\n\n  - you<|end|>"
+        "<|start|>user<|message|>Bye<|end|><|start|>assistant<|channel|>final<|message|>Ok<|return|>",
+    ),
     "Kimi": (
         "Kimi",
         "Be brief.",
@@ -225,6 +236,13 @@ def test_what_follows_the_introduction_of_alpaca_is_the_system_text() -> None:
     own = ALPACA.replace(". W", ". \nW")
     text = f"{own} \nThink first.\n\n### Instruction:\nHi\n\n### Response:\nHello!"
     assert chat(text) == turns("Hi", "Hello!", system="Think first.")
+
+
+def test_what_gpt_oss_thinks_is_the_reasoning_of_its_answer() -> None:
+    asked = "<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>{}<|message|>"
+    text = asked.format("analysis") + "A greeting.<|end|><|start|>assistant<|channel|>final<|message|>Hello<|return|>"
+    assert chat(text) == [*turns("Hi"), {"role": "assistant", "content": "Hello", "reasoning_content": "A greeting."}]
+    assert chat(asked.format("commentary to=functions.f") + "{}<|call|>") == []
 
 
 def test_blanks_inside_end_tokens_are_of_the_turn() -> None:
@@ -320,6 +338,17 @@ def test_a_prompt_with_markers_becomes_its_turns_and_its_completion_the_answer(k
     assert named.to_messages({"p": prompt, "c": completion}) == turns("Hi", "Hello")
     pair = {"prompt": prompt, "chosen": completion, "rejected": "Go."}
     assert detect([*pair], [pair], None, "a.jsonl").to_messages(pair) == turns("Hi", "Hello")
+
+
+def test_earlier_answers_in_a_prompt_are_read_and_not_learned() -> None:
+    row = {"prompt": "Q: 1 + 1?\nA: 2\n\nQ: 2 + 2?\nA:", "completion": "4"}
+    first, example, *rest = detect([*row], [row], None, "a.jsonl").to_messages(row)
+    assert (first, example, rest) == (*turns("1 + 1?"), {"role": "assistant", "content": "2", "learn": False}, turns("2 + 2?", "4"))
+
+
+def test_a_chat_without_an_answer_among_others_is_left_out_and_counted(tmp_path: Path) -> None:
+    facts = read(tmp_path, [*(f"### Human: {n}### Assistant: {n + 1}" for n in range(30)), *["### Human: Hi"] * 9]).facts
+    assert (facts.usable, facts.skipped, facts.left_out) == (30, 0, {"no question is answered": 9})
 
 
 def test_any_other_prompt_is_asked_as_it_is(tmp_path: Path) -> None:

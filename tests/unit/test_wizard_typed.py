@@ -116,6 +116,10 @@ def test_a_folder_without_a_model_is_no_model() -> None:
         ({"id": "1", "translation": {"en": "Good day.", "de": "Guten Tag."}}, ("translation.en", "translation.de")),
         ({"inputs": ["Name two.", "Name one."], "targets": ["An apple.", "A pear."]}, ("inputs.0", "targets.0")),
         ({"question": "Where is it?", "answer": None, "reply": "At the door."}, ("question", "reply")),
+        (
+            {"subject": "An order", "details": "Where is it? I wait.", "reason": "it is late", "resolution": "Sent again."},
+            ("details", "resolution"),
+        ),
     ],
 )
 def test_parts_of_objects_and_columns_beside_an_empty_one_can_be_chosen(row: dict[str, Any], named: tuple[str, str]) -> None:

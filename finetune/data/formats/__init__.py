@@ -134,7 +134,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     likely = sorted([*said, *texts], key=lambda name: name.strip().lower() in COMPLETIONS)  # which are no prompts
     likely = [name for name in likely if prompt is None or name.strip().lower() not in PARTS]
     proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely])) or columns
-    example, other = (_asked_and_answered(said, opened) if prompt is None else []) or [*proposed, "NAME", "NAME"][:2]
+    example, other = (asked_and_answered(said, opened) if prompt is None else []) or [*proposed, "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
     if prompt is None and len(columns) > 1 and said == likely[:1] == likely:
         two = f"--set {_set('prompt', 'NAME')} --set {_set('completion', 'NAME')}"
@@ -151,7 +151,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     return UnknownFormat(f"{_has(where)} {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
 
 
-def _asked_and_answered(likely: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]:
+def asked_and_answered(likely: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]:
     """The column whose name says that it answers, behind the longest of the others; none if no name says it."""
     answer = next(filter(ANSWERS.search, likely), None)
     asked = [name for name in likely if not ANSWERS.search(name) and find_column([name], *PARTS) is None]

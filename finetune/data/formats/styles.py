@@ -23,10 +23,11 @@ SENTENCE_ENDS = (".", "!", "?", ":", "。")
 FIRST = 2100  # characters in which the first marker begins
 FEW = 0.05  # of the sampled texts may have markers and be no chats, or their column is plain text
 FOLLOWS: dict[str, tuple[str, ...]] = {  # who may speak before
-    "system": ("",),
+    "system": ("", "system"),
     "user": ("", "system", "assistant"),
     "input": ("user",),
-    "assistant": ("user", "input"),
+    "thought": ("user",),
+    "assistant": ("user", "input", "thought"),
     "tool": (),  # calls and results are not read
 }
 TWO = ("user", "assistant")
@@ -37,7 +38,9 @@ Cell = TypeVar("Cell")
 
 @dataclass(frozen=True)
 class Style:
-    """The markers before turns: patterns, each with its role (`input` goes on with the user's turn), whose repetitions have a limit.
+    """The markers before turns: patterns, whose repetitions have a limit, each with its role.
+
+    The role `input` goes on with the user's turn, and a `thought` is before an answer; texts with a `tool` are not read.
 
     Where no turn can contain the tokens that end one, `ends`, all up to them is the turn; elsewhere blanks around it are of the markers.
     A `preamble` before the first marker is a system text. `own` is what the format itself writes at its beginning, for every chat alike.
@@ -77,8 +80,12 @@ class Style:
                 return []
             if role == "input":
                 messages[-1]["content"] = joined(messages[-1]["content"], [said])
+            elif role == "thought":
+                messages.append({"role": "assistant", "content": "", "reasoning_content": said})
+            elif role == "assistant" and before == "thought":
+                messages[-1]["content"] = said
             elif role == "system":
-                said = self._without_own(said)
+                said = self._without_own(said).strip()
                 messages += [{"role": role, "content": said}] if said.strip() else []
             else:
                 messages.append({"role": role, "content": said})
@@ -92,6 +99,8 @@ class Style:
 
         None if the prompt is no such chat.
         """
+        if self.marker.search(prompt, 0, FIRST) is None:  # as most have none
+            return None
         if (own := self.marker.match(answer.lstrip())) is not None and self._role(own) == "assistant":
             prompt, answer = f"{prompt}\n{own[0]}", answer.lstrip()[own.end() :]
         prompt = f"{prompt.rstrip()}\n"  # which markers end with
@@ -99,7 +108,12 @@ class Style:
         if last is None or self._role(last) != "assistant" or prompt[last.end() :].strip():
             return None
         messages, said = self.turns(prompt, strictly=strictly), self._said(re.sub(rf"\A{BLANKS}", "", answer), to_end=False)
-        return (messages, said) if messages and messages[-1]["role"] == "user" and said is not None else None
+        if not messages or messages[-1]["role"] != "user" or said is None:
+            return None
+        for turn in messages:
+            if turn["role"] == "assistant":
+                turn["learn"] = False  # maybe an example, and maybe the answer of another row
+        return messages, said
 
     def _role(self, mark: re.Match[str]) -> str:
         return self.markers[(mark.lastindex or 1) - 1][0]
@@ -155,6 +169,18 @@ STYLES = (
         ),
         ends=("<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
     ),
+    Style(
+        "gpt-oss",
+        (
+            ("system", r"<\|start\|>(?:system|developer)<\|message\|>(?:# Instructions\n\n)?"),
+            ("user", r"<\|start\|>user<\|message\|>"),
+            ("assistant", r"<\|start\|>assistant(?:<\|channel\|>final)?<\|message\|>"),
+            ("thought", r"<\|start\|>assistant<\|channel\|>analysis<\|message\|>"),
+            ("tool", r"<\|channel\|>commentary"),
+        ),
+        ends=("<|end|>", "<|return|>"),
+        own=r"You are ChatGPT, a large language model trained by OpenAI\.\n(?:[^\n]{0,80}\n){1,8}# Valid channels: [^\n]{1,90}message\.",
+    ),
     Style("Kimi", tuple((role, rf"<\|im_{role}\|>{role}<\|im_middle\|>") for role in ("system", *TWO)), ends=("<|im_end|>",)),
     Style("Zephyr, Phi or GLM", (*by(rf"<\|{{}}\|>(?:{LINE}| )?"), ("tool", r"<\|observation\|>")), ends=("</s>", "<|end|>")),
     Style("OpenChat", by(rf"GPT4 Correct {{}}:{BLANKS}", user="User", assistant="Assistant"), ends=("<|end_of_turn|>",), preamble=True),
@@ -206,8 +232,12 @@ STYLES = (
 
 def style_of(texts: Sequence[Any], *, answered: bool = True) -> Style | None:
     """The style in which most of these texts are chats, with an answer where they are to be `answered` already."""
-    is_chat = _is_answered if answered else bool
-    return _style(texts, str, lambda style, text, strictly: isinstance(text, str) and is_chat(style.turns(text, strictly=strictly)))
+
+    def is_chat(style: Style, text: Any, strictly: bool) -> bool:
+        messages = style.turns(text, strictly=strictly) if isinstance(text, str) else []
+        return _is_answered(messages) if answered and strictly else bool(messages)
+
+    return _style(texts, str, is_chat)
 
 
 def style_of_prompts(asked: Sequence[tuple[Any, Any]]) -> Style | None:
@@ -223,7 +253,7 @@ def asked_in(style: Style | None, prompt: Any, answer: Any, *, strictly: bool = 
 
 def prompts_note(column: str, style: Style | None) -> str:
     """What a person should know about prompts in a style."""
-    return f"{CHATS.format(column=column, style=style.name)} {IN_ONE}" if style else ""
+    return f"{CHATS.format(column=column, style=style.name)} Only the answers beside them are learned. {IN_ONE}" if style else ""
 
 
 def chat(text: str) -> list[Message]:

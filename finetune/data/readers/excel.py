@@ -1,4 +1,4 @@
-"""Excel workbooks (.xlsx), read by openpyxl: the sheet that has the rows, names in its first line below a title.
+"""Excel workbooks (.xlsx), read by openpyxl: the sheet that has the rows, and those with the same names in their first line below a title.
 
 Sheets that a person hid are read only where there are no others.
 """
@@ -11,9 +11,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
+from itertools import chain
 from typing import Any, NamedTuple
 
-from finetune.data.files import DataFile
+from finetune.data.files import SPLITS, DataFile
 from finetune.data.formats import chosen_columns, is_known
 from finetune.data.readers.titles import SHOWN, Line, about_titles, filled, titled
 from finetune.data.rows import Row, SkippedRow, check_column_names, told_apart, too_many_columns
@@ -38,19 +39,34 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         names = {sheet: line[1] for sheet, (_, line, _) in begun.items() if line}
         if not names:
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a sheet with a line of column names and at least two rows.")
-        sheet = _with_rows(names, set(chosen_columns(spec.columns).values()))
-        if others := [each.title for each in names if each is not sheet]:
-            file.remarks.append(f"{file.name}: the sheet {sheet.title} is read, and not {', '.join(others)}.")
-        titles, _, lines = begun[sheet]
-        if titles:
-            file.remarks.append(about_titles(file.name, titles))
-        header = _header(names[sheet], file)
-        for number, cells in _without_headings(lines, sheet, file) if len(header) > 1 else lines:
-            values = cells[: len(header)] + [""] * (len(header) - len(cells))
-            if any(cell != "" for cell in cells[len(header) :]):
-                yield SkippedRow(file.name, number, f"{len(cells)} cells, but the header has {len(header)}")
-            else:
-                yield Row(dict(zip(header, values, strict=True)), file.name, number)
+        first = _with_rows(names, set(chosen_columns(spec.columns).values()))
+        alike = [sheet for sheet, cells in names.items() if cells == names[first]]
+        alike = [first] if any(_is_split(sheet.title) for sheet in alike) else alike
+        others = [sheet.title for sheet in names if sheet not in alike]
+        if len(names) > 1:
+            which = f"sheets {', '.join(sheet.title for sheet in alike)} are" if len(alike) > 1 else f"sheet {first.title} is"
+            more = f", and not {', '.join(others)}" if others else ""
+            file.remarks.append(f"{file.name}: the {which} read{more}.")
+        for sheet in alike:
+            titles, _, lines = begun[sheet]
+            if titles:
+                file.remarks.append(about_titles(file.name, titles))
+            name = f"{file.name}, sheet {sheet.title}" if len(alike) > 1 else file.name
+            yield from _rows(lines, _header(names[sheet], file), sheet, file, name)
+
+
+def _is_split(title: str) -> bool:
+    """Whether a sheet is called as a split is, so that others are not to be trained on with it."""
+    return not set(re.split("[^a-z]+", title.lower())).isdisjoint(chain(*SPLITS.values()))
+
+
+def _rows(lines: Iterator[Line], header: list[str], sheet: Any, file: DataFile, name: str) -> Iterator[Row | SkippedRow]:
+    for number, cells in _without_headings(lines, sheet, file) if len(header) > 1 else lines:
+        values = cells[: len(header)] + [""] * (len(header) - len(cells))
+        if any(cell != "" for cell in cells[len(header) :]):
+            yield SkippedRow(name, number, f"{len(cells)} cells, but the header has {len(header)}")
+        else:
+            yield Row(dict(zip(header, values, strict=True)), name, number)
 
 
 def _without_headings(lines: Iterator[Line], sheet: Any, file: DataFile) -> Iterator[Line]:
@@ -153,7 +169,7 @@ def _merged(sheet: Any) -> Merged:
     with sheet.parent._archive.open(sheet._worksheet_path) as part:
         before = b""
         while block := part.read(1 << 20):
-            for column, first, other, last in MERGED.findall(before + block):
+            for column, first, other, last in MERGED.findall(before + block) if b"mergeCell" in before + block else ():
                 if first != last:
                     merged.down.setdefault(int(first), []).append((_number(column), int(last)))
                 elif column != other:

@@ -57,6 +57,13 @@ LOOKS = (
         "their headers",
         "To learn the answers, make rows of prompt and completion.",
     ),
+    Look(
+        re.compile(r"\**(?:Q|A|Question|Answer|Human|User|Assistant|Bot) ?\d{0,3}[:.]"),
+        0.3,
+        "questions and answers",
+        "the questions too",
+        "To learn the answers, make rows of question and answer.",
+    ),
 )
 SAMPLE = 1 << 16  # characters that readers hand over, at most
 LONGEST_NAME = 40  # characters of a column's name, in a line that is taken for a header
