@@ -137,6 +137,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "the pairs of Gemini": Shape(lambda n: {"text_input": f"q{n}", "output": f"a{n}"}, ASKED),
     "the pairs of PaLM": Shape(lambda n: {"input_text": f"q{n}", "output_text": f"a{n}"}, ASKED),
+    "a prompt and its reply": Shape(lambda n: {"prompt": f"q{n}", "reply": f"a{n}", "model": "m"}, ASKED, ("model",)),
     "a person and a bot": Shape(lambda n: {"user": f"q{n}", "bot": f"a{n}"}, ASKED),
     "a person, and whether it is a bot": Shape(
         lambda n: {"user": "U1", "bot": False, "text": f"t{n}"}, lambda n: [x(f"t{n}")], ("user", "bot")

@@ -133,10 +133,12 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     said = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
     likely = sorted([*said, *texts], key=lambda name: name.strip().lower() in COMPLETIONS)  # which are no prompts
     likely = [name for name in likely if prompt is None or name.strip().lower() not in PARTS]
-    proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely])) or columns
+    proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely])) or sorted(
+        columns, key=lambda name: NUMBER_OF.search(name) is not None
+    )
     example, other = (asked_and_answered(said, opened) if prompt is None else []) or [*proposed, "NAME", "NAME"][:2]
     hint = f"Name them: --set {_set('prompt', example)} --set {_set('completion', other)} (or --set {_set('text', example)})."
-    if prompt is None and len(columns) > 1 and said == likely[:1] == likely:
+    if prompt is None and len(columns) > 1 and len(said) == 1 and likely == said:
         two = f"--set {_set('prompt', 'NAME')} --set {_set('completion', 'NAME')}"
         hint = f"To learn {example} as text: --set {_set('text', example)}. Or name a prompt and its completion: {two}"
     if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):

@@ -19,7 +19,7 @@ from finetune.data.rows import A_LIST, RowProblem
 
 OF_MODELS = ("model_response", "assistant_response", "bot_response", "model_output", "assistant_message")
 PAIRS = [
-    (("prompt",), ("completion", "response", "answer", "output", "code", *OF_MODELS)),
+    (("prompt",), ("completion", "response", "answer", "output", "reply", "code", *OF_MODELS)),
     (("messages", "conversations"), ("completion", "response", "answer", "output")),
     (("source", "src"), ("target", "tgt")),
     (("request",), ("response",)),

@@ -41,7 +41,7 @@ class QuestionAnswer:
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:
         query = next((name for name in columns if name.strip().lower() in SQL and _is_sql(name, sample)), None)
         question = find_column([name for name in columns if name != query], *QUESTIONS) or find_column(columns, *QUESTIONS)
-        answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a", *BEST)
+        answer = find_column(columns, "answer", "answers", "response", "solution", "completion", "output", "a", *BEST, "reply")
         worked = find_column(columns, "solution")
         if worked is not None and answer is not None and _is_longer(worked, answer, sample):
             answer = worked  # and not the number at its end
