@@ -178,6 +178,13 @@ SHAPES: dict[str, Shape] = {
     ),
     "highlights in a list": Shape(lambda n: {"article": f"q{n}", "highlights": [f"a{n}", "b"]}, lambda n: [u(f"q{n}"), a(f"a{n}\nb")]),
     "summaries": Shape(lambda n: {"id": n, "dialogue": f"q{n}", "summary": f"a{n}"}, ASKED, ("id",)),
+    "a summary of what customer and agent said": Shape(
+        lambda n: {
+            "dialogue": [{"speaker": "customer", "text": f"q{n}"}, {"speaker": "agent", "text": "r"}],
+            "summary": f"a{n}",
+        },
+        lambda n: [u(f"customer: q{n}\nagent: r"), a(f"a{n}")],
+    ),
     "FLAN": Shape(lambda n: {"inputs": f"q{n}", "targets": f"a{n}", "task": "x"}, ASKED, ("task",)),
     # Text
     "text": Shape(lambda n: {"text": f"t{n}"}, lambda n: [x(f"t{n}")]),

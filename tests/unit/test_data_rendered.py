@@ -168,7 +168,7 @@ CHATS: dict[str, tuple[str, str | None, str]] = {
     "Command R7B": (
         "Command R",
         None,
-        "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hi\n there<|END_OF_TURN_TOKEN|>"
+        "<BOS_TOKEN><BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hi\n there<|END_OF_TURN_TOKEN|>"
         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>- Hello!\n\n  - you<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"
         "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Bye<|END_OF_TURN_TOKEN|>"
         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>Ok<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",

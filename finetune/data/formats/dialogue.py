@@ -19,7 +19,12 @@ def between_people(value: Any) -> bool:
     """Whether a cell has turns, and none of them is a model's."""
     value = parsed(value)
     turns = turns_of(value)
-    return bool(turns) and (are_texts(value) or all(isinstance(turn, dict) and role_of(turn) != "assistant" for turn in turns))
+    return bool(turns) and (are_texts(value) or all(isinstance(turn, dict) and not _is_model(turn) for turn in turns))
+
+
+def _is_model(turn: dict[str, Any]) -> bool:
+    """An agent may be a person too."""
+    return role_of(turn) == "assistant" and not any(str(turn.get(name)).strip().lower() == "agent" for name in SPEAKER)
 
 
 def in_lines(value: Any) -> str | None:

@@ -63,8 +63,8 @@ class Style:
         `strictly`, as texts are recognised, the two speak by turns; somewhere in many chats one of them speaks twice.
         """
         text = text.lstrip()
-        begun = next((begin for begin in BEGINS if text.startswith(begin)), "")
-        text = text[len(begun) :].lstrip()
+        while begun := next((begin for begin in BEGINS if text.startswith(begin)), ""):  # twice by some templates
+            text = text[len(begun) :].lstrip()
         found = self.marker.search(text, 0, FIRST)  # most texts have none
         if found is None or not self._is_preamble(text[: found.start()]):
             return []
