@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from finetune.data.formats.cells import Message, is_blank, joined
 
 BEGINS = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>", "<｜begin▁of▁sentence｜>", "<BOS_TOKEN>", "[gMASK]<sop>", "[gMASK]sop")
+BEGIN = re.compile(rf"\A\s*(?:(?:{'|'.join(map(re.escape, BEGINS))})\s*){{0,2}}")  # twice by some templates
 ENDS = ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<｜end▁of▁sentence｜>", "[/SYSTEM_PROMPT]"]  # of a turn
 ENDS += ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "### End", "<|EOT|>"]  # or of a text
 PREAMBLE = re.compile(r"[^#`{}=]{1,2000}")  # before the first marker; not a page or a program in which markers are quoted
@@ -62,9 +63,7 @@ class Style:
 
         `strictly`, as texts are recognised, the two speak by turns; somewhere in many chats one of them speaks twice.
         """
-        text = text.lstrip()
-        while begun := next((begin for begin in BEGINS if text.startswith(begin)), ""):  # twice by some templates
-            text = text[len(begun) :].lstrip()
+        text = BEGIN.sub("", text, count=1)
         found = self.marker.search(text, 0, FIRST)  # most texts have none
         if found is None or not self._is_preamble(text[: found.start()]):
             return []
