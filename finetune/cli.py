@@ -20,7 +20,7 @@ from finetune.errors import FinetuneError, without_secrets
 from finetune.foreign import is_panic
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
-from finetune.screen.wording import around_command, as_typed, for_this_python
+from finetune.screen.wording import as_typed, at_breaks, for_this_python
 from finetune.system.shell import quoted
 from finetune.system.stopping import ended_like_ctrl_c
 
@@ -109,7 +109,7 @@ def say(message: str, hint: str | None = None) -> None:
         import shutil
 
         width = max(NARROWEST, shutil.get_terminal_size().columns - 1)
-        lines = [part for line in lines for part in around_command(line, width)]
+        lines = [part for line in lines for part in at_breaks(line, width)]
     print("\n".join(lines), file=sys.stderr)
 
 

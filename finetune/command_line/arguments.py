@@ -217,6 +217,12 @@ class Parser(argparse.ArgumentParser):
                 message = f"There is no command {unknown[2]}.{meant}"
             else:
                 message, hint = f"{unknown[1]} cannot be {unknown[2]}.", f"Choose from {unknown[3]}.".replace("'", "")
+        elif bare := re.match(r"argument ([^:]+): expected (?:at least )?one argument", message):
+            message = f"{bare[1]} needs a value."
+        elif wrong := re.match(r"argument ([^:]+): invalid (int|float) value: '(.*)'", message):
+            message = f"{wrong[1]} must be a {'whole ' if wrong[2] == 'int' else ''}number, not {wrong[3]}."
+        elif of_one := re.match(r"argument ([^:]+: .*)", message):
+            message = f"{of_one[1]}."
         elif missing := re.match(r"the following arguments are required: (.*)", message):
             program, _, command = self.prog.rpartition(" ")
             message = f"{missing[1]} {'are' if ',' in missing[1] else 'is'} missing."

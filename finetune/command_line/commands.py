@@ -115,7 +115,7 @@ def resume(arguments: argparse.Namespace) -> int:
     from finetune.screen.live_run import resume as continue_run
     from finetune.screen.results import train_further
 
-    folder = RunFolder.of(arguments.output_dir, hint="Name the output_dir of an interrupted run: finetune-cli runs lists them.")
+    folder = RunFolder.of(arguments.output_dir, hint="Name the output_dir of an interrupted run: `finetune-cli runs` lists them.")
     if arguments.node_rank:
         from finetune.recipe import Recipe
 

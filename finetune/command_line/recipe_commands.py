@@ -22,7 +22,7 @@ def recipe_file(name: str) -> Path:
     own = path / "run" / "recipe.yaml"
     with looking_at(name, RecipeError):
         if path.is_dir():
-            hint = f"Name the recipe of its run: {own}" if own.is_file() else "finetune-cli recipes lists recipes to start from."
+            hint = f"Name the recipe of its run: {own}" if own.is_file() else "`finetune-cli recipes` lists recipes to start from."
             raise RecipeError(f"{name} is a folder, not a recipe.", hint=hint)
         if path.is_file() and data:
             hint = "Answer the wizard's questions, and choose the file at step 2: finetune-cli"
@@ -79,7 +79,7 @@ def recipes(arguments: argparse.Namespace) -> int:
 
     if arguments.name is None:
         if arguments.output:
-            raise RecipeError("--output needs the name of a recipe.", hint="finetune-cli recipes lists them.")
+            raise RecipeError("--output needs the name of a recipe.", hint="`finetune-cli recipes` lists them.")
         found = starting_recipes()
         listed = [block(Text(each.name, style="bold"), Padding(each.about, (0, 0, 0, 2))) for each in found]
         copy = Text(f"\nCopy one: {command_name()} recipes NAME", style="quiet")

@@ -49,7 +49,7 @@ def graded_setup(context: RunContext, student: Any, *, look: bool = True) -> Dis
         except BudgetUsedUp as error:
             rows = len(graded.rows)
             kept = f"{error.message} {rows - graded.left().rows:,} of {rows:,} rows are graded and kept."
-            raise BudgetUsedUp(kept, hint=f"finetune-cli resume {quoted(recipe.output_dir)} may take as many again.") from None
+            raise BudgetUsedUp(kept, hint=f"`finetune-cli resume {quoted(recipe.output_dir)}` may take as many again.") from None
         asked = f"asked for {left.rows:,} of {len(graded.rows):,} rows" if left.rows else "nothing was left to ask for"
         reason = f"the server returns {grading_words(spec.likeliest)}: {size(cache.nbytes)}, {asked}"
         done(reason)

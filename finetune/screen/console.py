@@ -8,7 +8,6 @@ The console writes to its own copy of the file descriptor, so that screen/quiet.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -22,13 +21,12 @@ from rich.theme import Theme
 
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import lasting
-from finetune.screen.wording import command_at
+from finetune.screen.wording import breaks
 
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
 NARROWEST = 20  # columns; of a table in fewer nothing would be left, and the terminal breaks the lines
 VERDICTS = {"better": "good", "worse": "bad"}
-WORD = re.compile(r"\s*\S+\s*")
 STUDENT = {"usable": "good", "weak": "warning", "not usable": "bad"}
 
 
@@ -72,14 +70,7 @@ class SafeConsole(Console):
         """The text in lines, commands whole; of words only those of wide letters are broken: Chinese and Japanese have no spaces."""
         lines = list[Text]()
         for line in text.split(allow_blank=True):
-            breaks, used, at = list[int](), 0, command_at(line.plain)
-            pieces = [(word.start(), word.group()) for word in WORD.finditer(line.plain, 0, at)]
-            for start, piece in [*pieces, (at, line.plain[at:])]:  # the last is empty where there is no command
-                if used and piece and used + cell_len(piece.rstrip()) > width:
-                    breaks.append(start)
-                    used = 0
-                used += cell_len(piece)
-            for part in line.divide(breaks):
+            for part in line.divide(breaks(line.plain, width, cell_len)):
                 part.rstrip()
                 is_wide = part.cell_len > max(width, len(part))
                 lines += part.wrap(self, width, overflow="fold") if is_wide else [part]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from finetune.formatting import in_lines, strip_control_chars
+from finetune.formatting import strip_control_chars
 from finetune.system.shell import quoted
 
 
@@ -45,25 +47,39 @@ def command_name() -> str:
     return f"python {quoted(sys.argv[0])}" if started.name == "finetune_cli.py" else "finetune-cli"
 
 
-COMMAND = re.compile(
-    r"(?<![\w/.-])`?(?:finetune-cli [a-z-]|(?:[^\s`]*/)?python[\d.]* (?:-m |[^\s`]+\.py)|(?:uv )?pip install|pipx inject|hf auth|git lfs"
-    r"|vllm serve|lm-eval ls)"
+PROGRAM = (
+    r"(?:finetune-cli [a-z-]|(?:[^\s`]*/)?python[\d.]* (?:-m |[^\s`]+\.py)"
+    r"|(?:uv )?pip install|pipx inject|hf auth|git lfs|vllm serve|lm-eval ls)"
 )
+COMMAND = re.compile(rf"(?<![\w/.-])(?:`{PROGRAM}[^`]*`\S*|{PROGRAM}.*)")  # up to the end of the line, or in backticks
+WORD = re.compile(r"\s*\S+\s*")
 
 
-def command_at(line: str) -> int:
-    """Where a command begins, to which the rest of the line belongs; its length if there is none."""
+def command_in(line: str) -> tuple[int, int]:
+    """Where a command begins and ends in a line; both its length if there is none."""
     found = COMMAND.search(line)
-    return found.start() if found else len(line)
+    return found.span() if found else (len(line), len(line))
 
 
-def around_command(text: str, width: int) -> list[str]:
-    """A line in lines that end between words; a command, and what follows it, is in one piece, so that it can be copied."""
-    at = command_at(text)
-    lines, command = in_lines(text[:at], width), text[at:]
-    if lines and command and len(lines[-1]) + 1 + len(command) <= width:
-        return [*lines[:-1], f"{lines[-1]} {command}"]
-    return [*lines, *([command] if command else [])]
+def breaks(line: str, width: int, columns: Callable[[str], int] = len) -> list[int]:
+    """Where a line is broken so that its parts have the width: between words, of which a command is one, to be copied in one piece."""
+    begins, ends = command_in(line)
+    words = [(word.start(), word.group()) for part in ((0, begins), (ends, len(line))) for word in WORD.finditer(line, *part)]
+    if ends > begins:
+        words = sorted([*words, (begins, line[begins:ends])])
+    found, used = list[int](), 0
+    for start, word in words:
+        if used and used + columns(word.rstrip()) > width:
+            found.append(start)
+            used = 0
+        used += columns(word)
+    return found
+
+
+def at_breaks(line: str, width: int) -> list[str]:
+    """The parts of a line."""
+    ends = [0, *breaks(line, width), len(line)]
+    return [line[start:end].strip() for start, end in pairwise(ends)]
 
 
 def as_typed(text: str) -> str:

@@ -115,7 +115,7 @@ class ByTeacher(Source):
                         written.add(write(len(written.batches)))
                     except BudgetUsedUp as error:
                         kept_so_far = f"{error.message} {len(written.rows):,} of {wanted:,} rows are written and kept."
-                        again = f"finetune-cli resume {quoted(folder.output_dir)} may take as many again."
+                        again = f"`finetune-cli resume {quoted(folder.output_dir)}` may take as many again."
                         raise BudgetUsedUp(kept_so_far, hint=again) from None
                     folder.write_stage(ROWS, rows=min(wanted, len(written.rows)), wanted=wanted)
                     context.reporter.report(Progress("rows", min(wanted, len(written.rows)), wanted, "rows"))

@@ -141,7 +141,7 @@ def test_a_budget_that_is_used_up_keeps_what_was_graded_and_resume_goes_on(
     with pytest.raises(BudgetUsedUp) as refused:
         tuner.run()
     assert "of 24 rows are graded and kept." in refused.value.message
-    assert refused.value.hint == f"finetune-cli resume {tuner.folder.output_dir} may take as many again."
+    assert refused.value.hint == f"`finetune-cli resume {tuner.folder.output_dir}` may take as many again."
     for _ in range(6):
         left = LLMFineTuner.unfinished(tuner.folder.output_dir, runtime=tuner.context.runtime)
         with suppress(BudgetUsedUp):

@@ -84,7 +84,7 @@ def test_a_budget_that_is_used_up_keeps_the_rows_and_resume_goes_on(shop: Worksh
         tuner.run()
     assert "The budget of 14,500 tokens is used up" in refused.value.message
     assert "of 40 rows are written and kept." in refused.value.message
-    assert refused.value.hint == f"finetune-cli resume {tuner.folder.output_dir} may take as many again."
+    assert refused.value.hint == f"`finetune-cli resume {tuner.folder.output_dir}` may take as many again."
     for _ in range(5):
         left = LLMFineTuner.unfinished(tuner.folder.output_dir, runtime=tuner.context.runtime)
         assert left.resume_state is not None

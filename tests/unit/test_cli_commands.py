@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune.command_line.arguments import parser
+from finetune.errors import BadInput
 
 pytestmark = pytest.mark.slow  # each starts the program
 
@@ -125,6 +126,20 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert done.returncode == 0
     for command in ("run", "plan", "benchmark", "upload", "chat", "doctor", "--yes"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--set"], "--set needs a value."),
+        (["--nodes", "1.5"], "--nodes must be a whole number, not 1.5."),
+        (["--nproc", "0"], "--nproc: 0 is neither auto nor a number of 1 or more."),
+    ],
+)
+def test_a_value_that_is_missing_or_wrong_is_told_with_its_option(given: list[str], said: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        parser().parse_args(["run", "recipe.yaml", *given])
+    assert refused.value.message == said
 
 
 def test_help_has_no_colours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

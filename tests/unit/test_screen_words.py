@@ -12,7 +12,7 @@ from finetune.formatting import ratio, times
 from finetune.recipe import Recipe
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import RichReporter
-from finetune.screen.wording import around_command
+from finetune.screen.wording import at_breaks
 from finetune.wizard.asking.layout import wrap
 from finetune.wizard.asking.prompter import hint, plain
 
@@ -38,7 +38,7 @@ def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(widt
     said = "Choose another folder for this run, or continue the one that is there already:"
     command = "finetune-cli resume 'my folder/with a name' --device cpu"
     ways = (
-        around_command(f"{said} {command}", width),
+        at_breaks(f"{said} {command}", width),
         drawn(f"{said} {command}", width).splitlines(),
         plain(wrap(hint(BadInput("x", hint=f"{said} {command}")), width, to_copy=True)).splitlines()[1:],
     )
@@ -46,7 +46,8 @@ def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(widt
         assert lines[-1].strip() == command
         assert " ".join(" ".join(lines[:-1]).split()) == said
         assert max(map(len, lines[:-1])) <= width
-    assert around_command("Sign in: hf auth login", 40) == ["Sign in: hf auth login"]
+    assert at_breaks("Sign in: hf auth login", 40) == ["Sign in: hf auth login"]
+    assert at_breaks("Go on: `finetune-cli resume 'a b'` continues it.", 30) == ["Go on:", "`finetune-cli resume 'a b'`", "continues it."]
 
 
 def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:

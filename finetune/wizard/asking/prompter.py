@@ -213,13 +213,13 @@ def drawn(picture: RenderableType, width: int, *, colour: bool = False) -> str:
 
 def hint(error: FinetuneError, approach: str = "") -> Fragments:
     """The hint of an error on lines of its own; a command in it is left in one piece, so that it can be copied."""
-    from finetune.screen.wording import as_typed, command_at
+    from finetune.screen.wording import as_typed, command_in
     from finetune.wizard.error_words import in_words
 
     parts: Fragments = []
     for line in filter(None, as_typed(in_words(error.hint, approach)).split("\n")):
-        at = command_at(line)
-        parts += [("class:quiet", f"\n{line[:at]}"), ("class:command", line[at:])]
+        begins, ends = command_in(line)
+        parts += [("class:quiet", f"\n{line[:begins]}"), ("class:command", line[begins:ends]), ("class:quiet", line[ends:])]
     return parts
 
 
