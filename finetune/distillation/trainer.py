@@ -164,6 +164,10 @@ class DistillationTrainer(OnPolicyTrainer):
         with attached(self.model, self.features.maps):
             return super().train(*args, **kwargs)
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's, with the parts of the last step beside the loss: trackers and callbacks get ce and kl."""
+        super().log({**logs, **self.last_parts} if "loss" in logs else logs, start_time)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
         if is_quantised(self.model):
