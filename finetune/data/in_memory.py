@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOTHING = ("NAType", "NaTType")  # an empty cell of pandas
-NAME = "the dataset"
+NAME, BEGINS = "the dataset", "The dataset"  # within a sentence, and at its beginning
 ROW = "A row is a text, a record such as {'prompt': '2 + 2', 'completion': '4'}, or a list of chat messages."
 RENAME = f"Rename the columns. {ROW}"
 
@@ -125,7 +125,7 @@ def tokens(
     try:
         reader = RowReader(columns_of(rows), [row.values for row in rows], None, NAME, chats=False)
     except UnknownFormat as error:
-        raise UnknownFormat(error.message, hint=RENAME) from None  # there is no recipe that could name the columns
+        raise UnknownFormat(error.message.replace(NAME, BEGINS, 1), hint=RENAME) from None  # there is no recipe that could name the columns
     left, not_wanted = IgnoredText(reader.format, reader.columns, reader.all_columns), Counter[str]()
     read: list[dict[str, Any]] = []
     blank = 0
@@ -143,7 +143,7 @@ def tokens(
             left.look(row.values, record["messages"])
             read.append({**record, "file": 0, "line": row.line})
     if not read:
-        refused = no_rows(NAME, [], not_wanted, reader.columns if blank else ())
+        refused = no_rows(BEGINS, [], not_wanted, reader.columns if blank else ())
         raise EmptyDataset(refused.message, hint=RENAME if blank else refused.hint)
     encoder = Encoder(tokenizer, max_length=max_length, supervise=supervise, thinking=asks_to_think(tokenizer, read))
     encode = tokenized.encode if reader.format.name == tokenized.FORMAT else Encoder.encode

@@ -47,6 +47,7 @@ from finetune.distillation.trainer_inputs import (
     known_teachers,
     numbered_rows,
     objective_of,
+    warn_of_16_bits,
     warn_of_smaller,
 )
 from finetune.events import Reporter
@@ -136,6 +137,8 @@ class DistillationTrainer(OnPolicyTrainer):
         others = [teacher for teacher in models if not isinstance(teacher, SelfTeacher)]
         collator = kwargs.pop("data_collator", None) or Collator(padding_id(kwargs.get("processing_class"), model, *others))
         super().__init__(model, args, collator, **kwargs)
+        if reporter is None:
+            warn_of_16_bits(self.model)
         self.temperature, self.alpha, self.correct = given.temperature, given.alpha, given.correct
         vocabulary = place(teachers, self, given, self.divergence, routed=routed)
         self.own_objective = self.divergence
@@ -160,6 +163,10 @@ class DistillationTrainer(OnPolicyTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         with attached(self.model, self.features.maps):
             return super().train(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's, with the parts of the last step beside the loss: trackers and callbacks get ce and kl."""
+        super().log({**logs, **self.last_parts} if "loss" in logs else logs, start_time)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)

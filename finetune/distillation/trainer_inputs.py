@@ -136,6 +136,17 @@ def warn_of_smaller(teachers: Sequence[Any], student: Any) -> None:
             warnings.warn(said, stacklevel=3)
 
 
+def warn_of_16_bits(student: Any) -> None:
+    """Warns where the weights that train have 16 bits, as files often have them; a run loads such a model in 32."""
+    learning = {parameter.dtype for parameter in student.parameters() if parameter.requires_grad}
+    if short := sorted(str(kind).removeprefix("torch.") for kind in learning & {torch.float16, torch.bfloat16}):
+        warnings.warn(
+            f"The weights that train are in {short[0]}, where small updates are lost: load the model with dtype=torch.float32. "
+            "With bf16=True it computes in 16 bits all the same.",
+            stacklevel=3,
+        )
+
+
 def _settings_of_others(args: TrainingArguments) -> list[str]:
     """What arguments for another trainer say beside those of every Trainer: max_length=1024 of TRL's SFTConfig."""
     usual = {field.name for field in fields(TrainingArguments)}

@@ -207,7 +207,7 @@ def test_rows_of_a_file_by_its_name(shop: Workshop, tmp_path: Path) -> None:
         ({"alpha": 2}, RecipeError, "alpha must be at most 1, not 2."),
         ({"teacher_model": "./no/such/folder"}, ModelError, "There is no folder ./no/such/folder."),
         ({"train_dataset": PAIRS, "processing_class": None}, DatasetError, "The rows are text, and there is no tokenizer for them."),
-        ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "the dataset has the columns left, right, and none"),
+        ({"train_dataset": [{"left": "a", "right": "b"}]}, DatasetError, "The dataset has the columns left, right, and none"),
         ({"teacher_model": 3}, RecipeError, "teacher_model is of type int."),
         ({"teacher_modle": 3}, RecipeError, "DistillationTrainer has no keyword teacher_modle. Did you mean teacher_model?"),
         ({"eval_datset": []}, RecipeError, "DistillationTrainer has no keyword eval_datset. Did you mean eval_dataset?"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import peft
 import pytest
 import test_trainer_rows
 import torch
@@ -73,3 +74,14 @@ def test_a_student_that_stops_practising_is_told_as_a_warning(tmp_path: Path) ->
     practice.reporter.report(Notice("Half of the rows are answers of the student."))  # what is no warning is not one here
     with pytest.warns(UserWarning, match="The student stopped practising before step 5: 18 of 20 answers did not end"):
         practice._judge(5, 20, cut=0.9, repeated=0.0)
+
+
+def test_weights_in_which_small_updates_are_lost_are_told_and_an_adapter_has_others(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    adapter = peft.LoraConfig(target_modules=["q_proj"])
+    trainer_on(ROWS, tmp_path, model=peft.get_peft_model(pico("llama", dtype=torch.bfloat16), adapter))
+    trainer_on(ROWS, tmp_path)
+    assert not [warning for warning in recwarn if "16 bits" in str(warning.message)]
+    with pytest.warns(UserWarning, match="The weights that train are in bfloat16, where small updates are lost"):
+        trainer_on(ROWS, tmp_path, model=pico("llama", dtype=torch.bfloat16))
