@@ -268,6 +268,7 @@ class LLMFineTuner:
                 self.folder.write_stage(BENCHMARK, training=asdict(finished), made_with={"recipe": what_decides(context.recipe)})
                 self._drop_checkpoints()
         if self.outcome.stopped:
+            self.model = None  # from here on the folder counts, in which another tuner may go on
             raise stopped(self.folder, self.outcome)
         return self.outcome
 
@@ -283,13 +284,14 @@ class LLMFineTuner:
 
         RunFolder.of(self.folder.output_dir, hint="Train first: train(), or run() for everything.")
         self.folder.check_unclaimed()  # before the long work
-        if self.model is None:
+        model = self.model
+        if model is None:
             self.score_before()
             self._base = self.teacher = None
-            self.model = load_result(self.context, self.folder)
+            model = load_result(self.context, self.folder)
         assert self.before is not None
         with self.folder.claimed():
-            scores = final_scores(self.context, self.model, self.folder, before=self.before, taught=self.teacher_scores)
+            scores = final_scores(self.context, model, self.folder, before=self.before, taught=self.teacher_scores)
             write_scores(self.context, self.folder, scores)
             if self.folder.stage == BENCHMARK:
                 self.folder.write_stage(UPLOAD if self.recipe.upload else FINISHED)
