@@ -43,6 +43,7 @@ from finetune.training.saved_tensors import (
 from finetune.training.together import TogetherTrainer
 
 TRAINER_STATE = "trainer_state.json"
+REMEMBERED = "counted.pt"  # beside what the Trainer saves in a checkpoint of its own
 
 
 class ResumableTrainer(TogetherTrainer):
@@ -135,6 +136,8 @@ class ResumableTrainer(TogetherTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.store is None:
             super()._save_checkpoint(model, trial)
+            if self.args.should_save and not self.args.save_only_model:
+                torch.save(self.remember(), Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}" / REMEMBERED)
         else:
             self.save_state()
 
@@ -159,6 +162,9 @@ class ResumableTrainer(TogetherTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.loaded is None:
             super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None and (Path(checkpoint) / REMEMBERED).is_file():
+                with _restoring(checkpoint):
+                    self.recall(torch.load(Path(checkpoint) / REMEMBERED, map_location="cpu", weights_only=True))
             return
         with _restoring(self.loaded_from):
             state = self.loaded["optimizer"]

@@ -136,6 +136,7 @@ def test_it_resumes_and_evaluates_as_every_trainer_does(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "again" / "checkpoint-4")
         for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
             assert torch.equal(ours, theirs)
+        assert (resumed.real_tokens, resumed.supervised_tokens) == (whole.real_tokens, whole.supervised_tokens)
 
 
 def test_rows_of_text_are_the_tokens_that_a_recipe_would_prepare(shop: Workshop) -> None:
