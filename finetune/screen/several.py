@@ -29,7 +29,7 @@ def runs_table(rows: Sequence[RunRow], width: int) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         table.add_column("", no_wrap=True)
         for name in columns:
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right", overflow="fold")
         for row in rows:
             table.add_row(row.letter, *(_cells(row)[name] or "-" for name in columns))
         parts.append(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def sweep_theme():
     return THEME
 
 
-@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("width", [40, 62, 80])
 def test_a_table_of_runs_has_quality_size_speed_and_time(tmp_path: Path, width: int) -> None:
     runs = [
         read_run(written_run(tmp_path / name, shift=shift, teacher=True, measured_on={"threads": 2}).output_dir)
@@ -112,6 +113,8 @@ def test_a_table_of_runs_has_quality_size_speed_and_time(tmp_path: Path, width: 
     words = " ".join(shown(runs_table(rows, width), width).split())
     for said in ("93 %", "134.5M", "123", "0.610", "B against A: better on ROUGE-L, Perplexity", "One such verdict in 20 is chance."):
         assert said in words
+    wide = shown(runs_table([rows[0], replace(rows[1], student="too few rows to judge"), rows[2]], width), width)
+    assert "…" not in wide, "what is too wide for the table is wrapped"
     RunFolder(tmp_path / "b").write_json(RunFolder(tmp_path / "b").benchmark, {**runs[1].scores, "measured_on": {"threads": 8}})
     again = table_of([runs[0], read_run(tmp_path / "b"), runs[2]])
     assert not again[1].alike
