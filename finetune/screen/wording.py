@@ -52,7 +52,7 @@ PROGRAM = (
     r"|(?:uv )?pip install|pipx inject|hf auth|git lfs|vllm serve|lm-eval ls)"
 )
 COMMAND = re.compile(rf"(?<![\w/.-])(?:`{PROGRAM}[^`]*`\S*|{PROGRAM}.*)")  # up to the end of the line, or in backticks
-WORD = re.compile(r"\s*\S+\s*")
+WORD = re.compile(r"\s*(?:\S*\d (?:%|[kMG]B|s|min|h)(?!\w)\S*|\S+)\s*")  # a number keeps its unit
 
 
 def command_in(line: str) -> tuple[int, int]:

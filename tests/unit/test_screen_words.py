@@ -47,6 +47,8 @@ def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(widt
         assert " ".join(" ".join(lines[:-1]).split()) == said
         assert max(map(len, lines[:-1])) <= width
     assert at_breaks("Sign in: hf auth login", 40) == ["Sign in: hf auth login"]
+    assert at_breaks("are trained (3.5 %) in 22 s, 16 GB", 19) == ["are trained (3.5 %)", "in 22 s, 16 GB"]
+    assert at_breaks("are trained (3.5 %) in 22 s, 16 GB", 17) == ["are trained", "(3.5 %) in 22 s,", "16 GB"]
     assert at_breaks("Go on: `finetune-cli resume 'a b'` continues it.", 30) == ["Go on:", "`finetune-cli resume 'a b'`", "continues it."]
 
 
