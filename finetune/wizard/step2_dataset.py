@@ -238,8 +238,14 @@ def _source(draft: Draft, prompter: Prompter, here: HostInfo, number: int = 1, *
             read=dropped,
         )
     elif picked == HUB:
-        name, config = hub_dataset.ask(prompter, here)
-        return ask_field(_fresh(draft, source=name, config=config), prompter, "dataset.split")
+        name, config = hub_dataset.ask(prompter, here, key.removeprefix("dataset.source"))
+        found = _fresh(draft, source=name, config=config)
+        with prompter.busy("Looking for it"):
+            absent = hub_dataset.absent(Recipe.from_layers(found).dataset, here)
+        if absent is None:
+            return ask_field(found, prompter, "dataset.split")
+        prompter.note([("class:warning", f"{absent.message} {spoken_hint(absent)}".strip())])
+        return _source(draft, prompter, here, number + 1, proposed=proposed)
     elif picked != BUILT_IN and (problem := _file_problem(picked, here)):
         prompter.note([("class:warning", problem)])
         return _source(draft, prompter, here, number + 1)

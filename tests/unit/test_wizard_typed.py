@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from wizard_answers import DEFAULT, Listening, enter_all_the_way, here, model_folder
 
+from finetune.errors import DatasetNotFound
 from finetune.recipe import Recipe
 from finetune.wizard import ask_recipe, step2_dataset, step6_upload
 from finetune.wizard.asking.dropped import dropped
 from finetune.wizard.asking.prompter import ScriptedPrompter
+from finetune.wizard.rows import hub_dataset
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="a backslash separates folders there")
 
@@ -137,6 +139,15 @@ def test_an_offered_file_that_cannot_be_read_is_told_at_once_and_the_dataset_ask
     keys = [key for key in prompter.asked if key.startswith("dataset.")]
     assert keys[:3] == ["dataset.source", "dataset.source-2", "dataset.reading"]
     assert any(sentence.startswith("broken.jsonl: no row can be used") for sentence in prompter.shown)
+
+
+def test_a_dataset_that_cannot_be_had_without_the_hub_is_told_before_anything_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_dataset, "look", lambda *_: DatasetNotFound("It is not on this machine.", hint="Use a file of your own."))
+    prompter = Listening({"dataset.source": "the Hub", "dataset.name": "org/rows"})
+    assert asked(prompter).dataset.source == "builtin:python-docs"
+    keys = [key for key in prompter.asked if key.startswith("dataset.")]
+    assert keys[:4] == ["dataset.source", "dataset.name", "dataset.config", "dataset.source-2"]
+    assert "It is not on this machine. Use a file of your own." in prompter.shown
 
 
 def test_a_proposed_file_that_cannot_be_read_is_told_too_and_enter_then_takes_the_built_in_rows() -> None:
