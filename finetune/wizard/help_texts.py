@@ -15,7 +15,7 @@ MORE = {
         "Rows for training and for the test together. More rows teach more and take longer; a few hundred good ones are a fair start.\n"
         "all uses every row."
     ),
-    "dataset.name": "The name on huggingface.co, as it is at the top of the dataset's page: owner/name. Type a few letters to search.",
+    "dataset.name": "The name on huggingface.co, as it is at the top of the dataset's page: owner/name.",
     "dataset.config": "Some datasets have several versions under one name. The page of the dataset lists them; none is right for most.",
     "dataset.encoding": (
         "Files from older programs use other encodings. If accents or other letters look wrong above, try the encoding of your "
@@ -27,8 +27,8 @@ MORE = {
     "dataset.columns.completion": "The column with what the model should answer.",
     "dataset.split": "The part of the dataset to learn from. Most datasets call it train.",
     "output_dir": (
-        "The folder for the model and all records of the run. It is made if it is not there; nothing in a folder that holds other work "
-        "is ever overwritten."
+        "The folder for the model and all records of the run. It is created if it does not exist; nothing in a folder that holds other "
+        "work is ever overwritten."
     ),
     "training.epochs": (
         "How often the model goes through all rows. auto takes as many as a good model needs, within minutes. One pass is a first try; "
@@ -36,7 +36,7 @@ MORE = {
     ),
     "training.batch_size": (
         "How many rows the model looks at before it changes once. Larger is steadier and needs more memory.\n"
-        "If memory runs out during training, the program itself goes through a batch in parts."
+        "If memory runs out during training, the program goes through each batch in smaller parts by itself."
     ),
     "dataset.max_length": "A token is about four letters. Longer rows are cut, and the report counts how many were.",
     "dataset.held_out": "The share of the rows that the model never learns from, so that they can show whether it got better.",
@@ -46,13 +46,13 @@ MORE = {
     "training.scheduler": "The learning rate rises for a moment and then follows this shape until the end of the training.",
     "training.warmup": "The share of the training in which the learning rate rises from zero. It keeps the first steps from doing damage.",
     "training.keep": (
-        "A model that trains for long memorises its rows and gets worse at all others. best measures it ten times on some rows that "
-        "it does not learn from, and takes it as it was when it was best at these."
+        "A model that trains for long memorises its rows and gets worse at all others. With best it is measured ten times on rows that it "
+        "does not learn from, and kept as it was when it did best on them."
     ),
     "benchmark.metrics": (
         "rouge counts the words that answer and reference share, perplexity how well the model predicts the reference. For labels take "
         "accuracy (right except for case and spacing) or exact_match, for sums last_number: the last number of the answer is compared. "
-        "With rouge they are counted by themselves where all answers are labels, JSON, SQL, sums or calls of tools."
+        "With rouge they are counted too, without being asked for, where all answers are labels, JSON, SQL, sums or calls of tools."
     ),
     "benchmark.tasks": (
         "Tests that others use too, such as hellaswag, run on the model before and after, so that its numbers can be compared with theirs. "
@@ -99,11 +99,11 @@ MORE = {
     "distillation.until.step": "Fewer layers a round are gentler and take more rounds, each of which trains for all epochs.",
     "teacher.top_k": (
         "A server returns its likeliest tokens at each place of your rows, and all others count as one. More show the student more of "
-        "its teacher and take longer to send; vLLM returns more than 20 only if it was started so."
+        "its teacher and take longer to send; vLLM returns more than 20 only if it was started so (vllm serve MODEL --max-logprobs N)."
     ),
     "dataset.examples": (
-        "A file of the kinds that a model can learn from, with a dozen rows, each with a prompt and its answer, 3 at least. Who writes "
-        "the rows is shown a few of them each time, and writes more of that kind. none leaves it to the topic."
+        "A file of the kinds that a model can learn from, with a dozen rows (at least 3), each with a prompt and its answer. The "
+        "model that writes the rows is shown a few of them each time, and writes more of that kind. none leaves it to the topic."
     ),
     "dataset.answers": (
         "data: the student learns the answers of your rows, besides what the teacher says about each token.\n"
@@ -119,7 +119,7 @@ MORE = {
     "upload": (
         "The model becomes a repository in your account on huggingface.co. You see what would be sent, and where, before anything is."
     ),
-    "upload.repo": "A name in your own account, or organisation/name. A repository that is not there is made.",
+    "upload.repo": "A name in your own account, or organisation/name. A repository that does not exist yet is created.",
     "upload.private": "Only you, or those in the organisation, until you change it on the page of the repository; or everyone at once.",
     "upload.exists": "There is such a repository already. Nothing in it is changed unless you choose it.",
     "upload.gguf": "They are sent only if they have not changed since the export was checked.",
