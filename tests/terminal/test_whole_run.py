@@ -36,10 +36,10 @@ def up_to_the_review(terminal: Terminal, method: str = "LoRA") -> None:
     terminal.wait_for("? Method")
     while not (before := chosen(terminal)).startswith(f"❯ {method}"):
         terminal.press(DOWN)
-        for _ in range(100):  # a second key before the first has moved the mark would go one too far
+        ends = time.monotonic() + RUN_SECONDS
+        while chosen(terminal) == before:  # a second key before the first has moved the mark would go one too far
+            assert time.monotonic() < ends, f"nothing is below {before}"
             terminal.read(0.1)
-            if chosen(terminal) != before:
-                break
     terminal.press(ENTER)
     for question in ("Output folder", "Epochs", "Batch size", "Learning rate", "Change advanced", "Rows to test"):
         answer(terminal, question)
