@@ -19,12 +19,12 @@ OF_TOKENS = ("input_ids", "labels", "attention_mask", "position_ids", *LEARNED) 
 
 
 def labels_of(row: Mapping[str, Any]) -> Any:
-    """The labels of a row, or those that its mask says; all of its tokens where it has neither, as language models are usually trained."""
+    """The labels of a row; without, the tokens that all of its masks say are learned, or every token, as language models usually do."""
     labels, ids = row.get("labels"), row["input_ids"]
     if labels is not None:
         return labels
-    mask = next((row[name] for name in LEARNED if row.get(name) is not None), None)
-    return ids if mask is None else [token if wanted else NO_LOSS for token, wanted in zip(ids, mask, strict=True)]
+    masks = [row[name] for name in LEARNED if row.get(name) is not None]
+    return [token if all(wanted) else NO_LOSS for token, *wanted in zip(ids, *masks, strict=True)] if masks else ids
 
 
 def unpadded(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -32,7 +32,8 @@ def unpadded(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Raises DatasetError for columns of different lengths, and for a list of lists.
     """
-    columns = {name: row[name] for name in OF_TOKENS if row.get(name) is not None}
+    has_labels = row.get("labels") is not None  # beside which a mask means nothing, and may be of the row, as train_mask=True
+    columns = {name: row[name] for name in OF_TOKENS if row.get(name) is not None and not (has_labels and name in LEARNED)}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{length} {name}" for name, length in lengths.items())
