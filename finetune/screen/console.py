@@ -21,7 +21,7 @@ from rich.theme import Theme
 
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import lasting
-from finetune.screen.wording import breaks
+from finetune.screen.wording import breaks, command_in
 
 THEME = Theme({"quiet": "dim", "done": "green", "warning": "yellow", "problem": "red", "number": "bold", "good": "green", "bad": "red"})
 AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # of a console: what it prints means only itself
@@ -72,8 +72,8 @@ class SafeConsole(Console):
         for line in text.split(allow_blank=True):
             for part in line.divide(breaks(line.plain, width, cell_len)):
                 part.rstrip()
-                is_wide = part.cell_len > max(width, len(part))
-                lines += part.wrap(self, width, overflow="fold") if is_wide else [part]
+                is_wide, is_to_copy = part.cell_len > max(width, len(part)), "/" in part.plain or command_in(part.plain)[0] == 0
+                lines += part.wrap(self, width, overflow="fold") if is_wide and not is_to_copy else [part]
         return Text("\n", end=text.end).join(lines)
 
 

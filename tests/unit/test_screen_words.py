@@ -54,6 +54,9 @@ def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(widt
 
 def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
     assert max(map(get_cwidth, drawn(f"Topic: {'订单84731已经从我们的仓库发出,' * 9}", 40).splitlines())) <= 40
+    for name in (f"/home/{'数据' * 30}/rows.jsonl", f"finetune-cli resume {'数据' * 30}"):
+        assert name in drawn(f"It is there: {name}", 40)
+        assert name in plain(wrap(hint(BadInput("x", hint=f"It is there: {name}")), 40, to_copy=True))
 
 
 @pytest.mark.parametrize(

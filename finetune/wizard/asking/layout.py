@@ -101,7 +101,7 @@ def _wrap_line(line: Fragments, width: int, *, to_copy: bool) -> Fragments:
             if used + get_cwidth(word.rstrip(" ")) > width and used > len(margin):
                 new_line()
                 word = word.lstrip(" ")
-            whole = to_copy and not margin.strip() and (is_command or get_cwidth(word) == len(word))
+            whole = to_copy and not margin.strip() and (is_command or "/" in word or get_cwidth(word) == len(word))
             while not whole and get_cwidth(word.rstrip(" ")) > width - used:
                 fitting = beginning(word, width - used) or word[0]
                 wrapped.append((style, fitting))
