@@ -38,6 +38,8 @@ class SafeConsole(Console):
     """
 
     def print(self, *objects: Any, overflow: OverflowMethod | None = "ignore", crop: bool = False, **how: Any) -> None:
+        if any(isinstance(each, Text) and each.no_wrap for each in objects):  # which rich forgets where it joins texts
+            how.setdefault("no_wrap", True)
         super().print(*objects, overflow=overflow, crop=crop, **how)
 
     def render_lines(

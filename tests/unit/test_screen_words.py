@@ -12,6 +12,7 @@ from finetune.formatting import ratio, times
 from finetune.recipe import Recipe
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import RichReporter
+from finetune.screen.tables import to_copy
 from finetune.screen.wording import at_breaks
 from finetune.wizard.asking.layout import wrap
 from finetune.wizard.asking.prompter import hint, plain
@@ -50,6 +51,12 @@ def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(widt
     assert at_breaks("are trained (3.5 %) in 22 s, 16 GB", 19) == ["are trained (3.5 %)", "in 22 s, 16 GB"]
     assert at_breaks("are trained (3.5 %) in 22 s, 16 GB", 17) == ["are trained", "(3.5 %) in 22 s,", "16 GB"]
     assert at_breaks("Go on: `finetune-cli resume 'a b'` continues it.", 30) == ["Go on:", "`finetune-cli resume 'a b'`", "continues it."]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_a_path_with_a_space_is_whole_in_what_is_printed_to_be_copied(width: int) -> None:
+    path = "/home/ada/" + "a long folder/" * 6
+    assert path in drawn(to_copy([("Model", path), ("Elsewhere", "copy the folder")], width), width)
 
 
 def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
