@@ -281,7 +281,7 @@ def merge(arguments: argparse.Namespace) -> int:
     console = _console(arguments)
     with working(console, log=folder.debug_log if folder.recipe.is_file() else None) as reporter:
         done = registry.load("exporters", "merged").export(folder, to, _runtime(arguments), reporter)
-    same = f"Its logits differ by at most {percent(done.difference, 2)} of the largest, on {done.prompts} prompts."
+    same = f"Its logits differ by {percent(done.difference, 2)} of the largest, on {done.prompts} prompts."
     merged = f"Merged: {to} ({size(done.bytes)}, {done.dtype}).\n{same}"
     talk = {"Chat": f"{command_name()} chat {quoted(to)}"} if folder.recipe.is_file() else {}  # which is for runs
     uses = talk | folder_commands(to)

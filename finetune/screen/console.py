@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, OverflowMethod, RenderableType
 from rich.segment import Segment
 from rich.style import Style
@@ -72,7 +71,7 @@ class SafeConsole(Console):
         """The text in lines, commands whole; of words only those of wide letters are broken: Chinese and Japanese have no spaces."""
         lines = list[Text]()
         for line in text.split(allow_blank=True):
-            for part in line.divide(breaks(line.plain, width, cell_len)):
+            for part in line.divide(breaks(line.plain, width)):
                 part.rstrip()
                 is_wide, is_to_copy = part.cell_len > max(width, len(part)), "/" in part.plain or command_in(part.plain)[0] == 0
                 lines += part.wrap(self, width, overflow="fold") if is_wide and not is_to_copy else [part]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,18 +60,20 @@ def command_in(line: str) -> tuple[int, int]:
     return found.span() if found else (len(line), len(line))
 
 
-def breaks(line: str, width: int, columns: Callable[[str], int] = len) -> list[int]:
+def breaks(line: str, width: int) -> list[int]:
     """Where a line is broken so that its parts have the width: between words, of which a command is one, to be copied in one piece."""
+    from rich.cells import cell_len  # of wide letters; where nothing is drawn rich is not needed
+
     begins, ends = command_in(line)
     words = [(word.start(), word.group()) for part in ((0, begins), (ends, len(line))) for word in WORD.finditer(line, *part)]
     if ends > begins:
         words = sorted([*words, (begins, line[begins:ends])])
     found, used = list[int](), 0
     for start, word in words:
-        if used and used + columns(word.rstrip()) > width:
+        if used and used + cell_len(word.rstrip()) > width:
             found.append(start)
             used = 0
-        used += columns(word)
+        used += cell_len(word)
     return found
 
 

@@ -61,6 +61,7 @@ def test_a_path_with_a_space_is_whole_in_what_is_printed_to_be_copied(width: int
 
 def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
     assert max(map(get_cwidth, drawn(f"Topic: {'订单84731已经从我们的仓库发出,' * 9}", 40).splitlines())) <= 40
+    assert max(map(get_cwidth, at_breaks("数据 " * 30, 40))) <= 40
     for name in (f"/home/{'数据' * 30}/rows.jsonl", f"finetune-cli resume {'数据' * 30}"):
         assert name in drawn(f"It is there: {name}", 40)
         assert name in plain(wrap(hint(BadInput("x", hint=f"It is there: {name}")), 40, to_copy=True))
