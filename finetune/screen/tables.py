@@ -21,20 +21,28 @@ from finetune.screen.console import VERDICTS
 
 WORDS = ("Elsewhere",)  # names of what is neither a path nor a command
 NARROW = 70  # columns; below them there is less in a row
+NARROWEST_FACT = 16
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Texts side by side, as in a table of two columns, but nothing in the second is cut off or broken inside a word."""
+    """Texts side by side, as in a table of two columns, but nothing in the second is cut off or broken inside a word.
+
+    Where it would be too narrow for words, each name has a line of its own.
+    """
 
     rows: Sequence[tuple[Text, Text]]
     gap: int = 2
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         left = max((name.cell_len for name, _ in self.rows), default=0) + self.gap
+        is_narrow = options.max_width - left < NARROWEST_FACT
+        left = self.gap if is_narrow else left
         for name, fact in self.rows:
+            if is_narrow and name:
+                yield name
             for number, line in enumerate(console.render_lines(fact, options.update_width(max(1, options.max_width - left)), pad=False)):
-                begins = name if number == 0 else Text()
+                begins = name if number == 0 and not is_narrow else Text()
                 yield from begins.render(console)
                 yield Segment(" " * (left - begins.cell_len))
                 yield from line

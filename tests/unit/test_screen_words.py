@@ -12,7 +12,7 @@ from finetune.formatting import ratio, times
 from finetune.recipe import Recipe
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import RichReporter
-from finetune.screen.tables import to_copy
+from finetune.screen.tables import pairs, to_copy
 from finetune.screen.wording import at_breaks
 from finetune.wizard.asking.layout import wrap
 from finetune.wizard.asking.prompter import hint, plain
@@ -57,6 +57,11 @@ def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(widt
 def test_a_path_with_a_space_is_whole_in_what_is_printed_to_be_copied(width: int) -> None:
     path = "/home/ada/" + "a long folder/" * 6
     assert path in drawn(to_copy([("Model", path), ("Elsewhere", "copy the folder")], width), width)
+
+
+def test_beside_names_that_leave_no_room_facts_stand_below_them() -> None:
+    facts = pairs([("Parameters", "21k against 30k"), ("", "too few")])
+    assert drawn(facts, 20).splitlines() == ["Parameters", "  21k against 30k", "  too few"]
 
 
 def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
