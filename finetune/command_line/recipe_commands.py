@@ -43,9 +43,9 @@ def import_config(arguments: argparse.Namespace) -> int:
     written = write_new(arguments.output, found.text(), overwrite=arguments.overwrite) if arguments.output else None
     facts = {**found.to_dict(), "written": str(written) if written else None}
     if written or arguments.json:
-        return show(arguments, facts, imported_picture(found, written, console_of(arguments).width))
+        return show(arguments, facts, *imported_picture(found, written, console_of(arguments).width))
     words = people(stderr=True)
-    words.print(imported_picture(found, None, words.width), soft_wrap=not words.is_terminal)
+    words.print(*imported_picture(found, None, words.width), soft_wrap=not words.is_terminal)
     return show(arguments, facts, Text(found.text().rstrip(), no_wrap=True, overflow="ignore"))
 
 

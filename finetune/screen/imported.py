@@ -1,13 +1,12 @@
 """What became of another program's configuration, on a screen: the numbers, what is left out, and the next commands.
 
-console.print(imported_picture(import_file("lora.yml"), Path("recipe.yaml"), console.width))
+show(arguments, facts, *imported_picture(import_file("lora.yml"), Path("recipe.yaml"), console.width))
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Group, RenderableType
 from rich.text import Text
 
 from finetune.formatting import counted, in_lines
@@ -21,7 +20,7 @@ STYLES = {MISSING: "warning", UNKNOWN: "warning", RUNTIME: ""}
 WIDTH = 78
 
 
-def imported_picture(found: Imported, written: Path | None, width: int) -> RenderableType:
+def imported_picture(found: Imported, written: Path | None, width: int) -> list[Text]:
     """Without a file the commands are left out: its name is not known yet."""
     numbers = {how: len({line.key for line in found.of(how)}) for how in (MAPPED, RUNTIME, SAME, MISSING, UNKNOWN)}
     read, left = counted(numbers[MAPPED], "key"), numbers[MISSING] + numbers[UNKNOWN]
@@ -32,8 +31,8 @@ def imported_picture(found: Imported, written: Path | None, width: int) -> Rende
             parts.append(Text(f"\n{SECTIONS[how]}:\n", style=style))
             parts += [Text("\n".join([*in_lines(line, min(WIDTH, width), "  ", "    "), ""])) for line in said]
     if not written:
-        return Text().join(parts)
+        return [Text().join(parts)]
     commands = {name: f"{command_name()} {name.lower()} {quoted(str(written))}" for name in ("Plan", "Run")}
     commands["Run"] = " ".join([commands["Run"], *found.options])
     parts.append(Text(f"\nWritten: {written}. Each line of it names the key that it comes from.\n"))
-    return Group(Text().join(parts), to_copy(commands.items(), min(WIDTH, width)))
+    return [Text().join(parts), to_copy(commands.items(), min(WIDTH, width))]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -68,9 +67,21 @@ def fact_list(facts: Iterable[tuple[str, str, bool]]) -> RenderableType:
     return block(pairs((name, Text(value, style="" if fine else "warning")) for name, value, fine in facts))
 
 
+@dataclass(frozen=True)
+class Indented:
+    """A picture moved to the right by two, without spaces behind its lines: in a narrower terminal these would make lines of their own."""
+
+    picture: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in console.render_lines(self.picture, options.update_width(max(1, options.max_width - 2)), pad=False):
+            yield Segment("  " if Segment.get_line_length(line) else "")
+            yield from [*line, Segment.line()]
+
+
 def block(*parts: RenderableType, above: int = 0) -> RenderableType:
     """Indented by two, with room above."""
-    return Padding(Group(*parts), (above, 0, 0, 2), expand=False)
+    return Indented(Group(*[Text("")] * above, *parts))
 
 
 def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, change: str | None, wide: bool) -> Table:

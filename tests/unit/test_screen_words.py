@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from prompt_toolkit.utils import get_cwidth
-from test_screen import Figures, drawn, screen
+from rich.text import Text
+from test_screen import Figures, drawn, screen, written
 
 from finetune.errors import BadInput
 from finetune.events import Notice
@@ -12,7 +13,7 @@ from finetune.formatting import ratio, times
 from finetune.recipe import Recipe
 from finetune.screen.plan_table import review
 from finetune.screen.reporter import RichReporter
-from finetune.screen.tables import pairs, to_copy
+from finetune.screen.tables import block, pairs, to_copy
 from finetune.screen.wording import at_breaks
 from finetune.wizard.asking.layout import wrap
 from finetune.wizard.asking.prompter import hint, plain
@@ -62,6 +63,12 @@ def test_a_path_with_a_space_is_whole_in_what_is_printed_to_be_copied(width: int
 def test_beside_names_that_leave_no_room_facts_stand_below_them() -> None:
     facts = pairs([("Parameters", "21k against 30k"), ("", "too few")])
     assert drawn(facts, 20).splitlines() == ["Parameters", "  21k against 30k", "  too few"]
+
+
+def test_a_block_has_no_spaces_behind_its_lines_which_a_narrower_terminal_would_break() -> None:
+    console = screen(80)
+    console.print(block(pairs([("Rows", "32 read")]), Text("a word"), above=1))
+    assert written(console) == "\n  Rows  32 read\n  a word\n"
 
 
 def test_what_is_written_without_spaces_is_broken_where_a_line_ends() -> None:
