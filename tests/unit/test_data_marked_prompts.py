@@ -10,6 +10,7 @@ import pytest
 
 from finetune.data.formats import detect
 from finetune.data.reading import Rows, read_rows
+from finetune.errors import UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -78,3 +79,9 @@ def test_an_answer_may_be_yes_or_no() -> None:
 def test_whether_a_user_is_a_bot_is_no_answer(flag: Any) -> None:
     row = {"user": "U1", "bot": flag, "text": "Hi"}
     assert detect([*row], [row], None, "a.jsonl").to_messages(row) == [{"role": "text", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("name", ["word " * 20_000, "a. " * 20_000])
+def test_a_first_line_of_any_length_is_looked_at_in_one_pass(name: str) -> None:
+    with pytest.raises(UnknownFormat, match="none of them is a known name"):
+        detect([name, "other"], [{name: "a", "other": "b"}], None, "a.csv")
