@@ -50,7 +50,6 @@ COMPLETIONS = set(chain.from_iterable(completions for _, completions in PAIRS))
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
 ANSWERS = re.compile("answer|repl(?:y|ies)|respon[sd]|resol|solution|output|completion|target|assistant|agent|translation", re.IGNORECASE)
-SENTENCE = re.compile(r"\S \S+ \S.*[.。]$")  # the questions of a form are names of columns
 NUMBER_OF = re.compile(r"(?:^|[_ ])(?:id|idx|index|uuid|url)$", re.IGNORECASE)  # of a row: no prompt and no answer
 PARTS = ("input", "inputs", "context", "passage", "system", "history", "choices", "options")  # beside a prompt
 
@@ -143,7 +142,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
         hint = f"To learn {example} as text: --set {_set('text', example)}. Or name a prompt and its completion: {two}"
     if row := next((name for name in columns if any(row.get(name) == name for row in sample)), None):
         hint = f"Its first line may be a row, since {row!r} is in others too: put a line with column names above it. {hint}"
-    elif any(map(SENTENCE.search, columns)):
+    elif any(map(_is_sentence, columns)):
         hint = f"Its first line may be a row: put a line with column names above it. {hint}"
     if prompt is None:
         unknown = f"{_has(where)} {_listed(columns)}, and none of them is a known name for prompt, answer, text or messages."
@@ -151,6 +150,11 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     if len(columns) == 1:
         return UnknownFormat(f"{_has(where)} prompts only (column {prompt}), and no answers to learn.", hint="Give rows with answers.")
     return UnknownFormat(f"{_has(where)} {_listed(columns)}: prompts in {prompt}, but no column with a known name for answers.", hint=hint)
+
+
+def _is_sentence(name: str) -> bool:
+    """Whether a name of a column is a text of at least three words; the questions of a form are names too."""
+    return name.endswith((".", "。")) and len(name.split(maxsplit=2)) > 2
 
 
 def asked_and_answered(likely: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]:

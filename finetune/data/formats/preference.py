@@ -13,7 +13,7 @@ from typing import Any
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_blank, is_missing, joined, optional_text
-from finetune.data.formats.styles import asked_in, chat, prompts_note, style_of, style_of_prompts
+from finetune.data.formats.styles import TRANSCRIPTS, asked_in, chat, prompts_note, style_of, style_of_prompts, transcript
 from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
 
@@ -39,8 +39,8 @@ class Preference:
         """The rows of the `sample` say whether chosen texts are whole chats with markers, or prompts are written with them."""
         self.prompt, self.chosen, self.given, self.beside = prompt, chosen, given, beside
         self.whole = style_of([row.get(chosen) for row in sample])
-        alone = prompt is not None and given is None and self.whole is None
-        self.style = style_of_prompts([(row.get(str(prompt)), row.get(chosen)) for row in sample]) if alone else None
+        self.alone = prompt is not None and given is None and self.whole is None
+        self.style = style_of_prompts([(row.get(str(prompt)), row.get(chosen)) for row in sample]) if self.alone else None
         named = (*beside.before_it, prompt, given, chosen, *beside.after_it)
         self.columns = tuple(column for column in named if column is not None)
         only = f"Only the chosen answer of each pair (column {chosen}) is used for training."
@@ -60,7 +60,7 @@ class Preference:
         return cls(prompt, chosen, given, Beside.find(columns, sample, [prompt, chosen, rejected, given]), sample)
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
-        marked = asked_in(self.style, row.get(str(self.prompt)), row.get(self.chosen), strictly=False)
+        marked = self._marked(row)
         answer, whole = self._answer(row) if marked is None else ([*marked[0], turns.assistant(marked[1])], True)
         if answer[-1]["role"] != "assistant" or is_blank(answer[-1]):
             raise RowProblem(f"column {self.chosen} does not end with an answer")
@@ -74,6 +74,8 @@ class Preference:
 
     def remarks(self, row: dict[str, Any]) -> Iterator[str]:
         yield from turns.remarks(row.get(self.chosen), self.chosen)
+        if self.style is None and self._marked(row):
+            yield TRANSCRIPTS.format(column=self.prompt)
         answer, whole = self._answer(row)
         asked = row.get(self.prompt) if self.prompt else None
         if whole and isinstance(asked, str) and not any(asked.strip() in turn["content"] for turn in answer):
@@ -83,12 +85,16 @@ class Preference:
         """Fields of messages that are not trained on."""
         return turns.left_out(row.get(self.chosen), self.chosen)
 
+    def _marked(self, row: dict[str, Any]) -> tuple[list[Message], str] | None:
+        """The turns of a prompt with markers, and its answer without them; None if it has none."""
+        return asked_in(self.style, row.get(str(self.prompt)), row.get(self.chosen), strictly=False) if self.alone else None
+
     def _answer(self, row: dict[str, Any]) -> tuple[list[Message], bool]:
         """The chosen answer, or the whole conversation that ends in it, and whether it is whole."""
         chosen = row.get(self.chosen)
         if not turns.is_chat(chosen):
             text = as_answer(chosen, self.chosen)
-            spoken = self.whole.turns(text, strictly=False) if self.whole else []
+            spoken = self.whole.turns(text, strictly=False) if self.whole else transcript(text)
             if self.prompt is None and not (spoken := spoken or chat(text)):
                 raise RowProblem(
                     f"column {self.chosen} is not a conversation with markers such as Human: and Assistant:, and there is no prompt column"

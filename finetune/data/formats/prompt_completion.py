@@ -14,7 +14,8 @@ from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, after_the_first, as_answer, find_column, joined, only_text, optional_text, several
 from finetune.data.formats.dialogue import DIALOGUES, SUMMARIES, in_lines
-from finetune.data.formats.styles import asked_in, prompts_note, style_of_prompts
+from finetune.data.formats.flags import truth
+from finetune.data.formats.styles import TRANSCRIPTS, asked_in, prompts_note, style_of_prompts
 from finetune.data.rows import A_LIST, RowProblem
 
 OF_MODELS = ("model_response", "assistant_response", "bot_response", "model_output", "assistant_message")
@@ -30,6 +31,7 @@ PAIRS = [
 ]
 UNMARKED = "Prompts in column `{column}` that do not end as such a chat are learned as they are"
 IN_PARTS = (*SUMMARIES, "abstract", "code")  # completions of which a list has the sentences or lines; of others equally good ones
+WHO = ("human", "ai", "bot", "gpt")
 CHATS = ("messages", "conversations")  # in which texts are turns
 # Columns that belong to the prompt, by the name of its own.
 PARTS = {"prompt": ("input", "inputs", "query", "question", "context", "passage"), "input": ("context", "passage")}
@@ -62,7 +64,7 @@ class PromptCompletion:
             return None  # there, `input` is only a part of the prompt
         for prompts, completions in PAIRS:
             prompt, completion = find_column(columns, *prompts), find_column(columns, *completions)
-            if prompt is not None and completion is not None and not all(isinstance(row.get(completion), bool) for row in sample or [{}]):
+            if prompt is not None and completion is not None and not _says_whether(completion, sample):
                 free = [column for column in columns if column != completion]
                 given = turns.rest_of(prompt, find_column(free, *PARTS.get(prompt.strip().lower(), ())), sample)
                 return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion, given], reasoning=True), given, "", sample)
@@ -107,8 +109,8 @@ class PromptCompletion:
         return self.beside.tools_of(row)
 
     def remarks(self, row: dict[str, Any]) -> Iterator[str]:
-        if self.style and self._asked(row) is None:
-            yield UNMARKED.format(column=self.prompt)
+        if (self._asked(row) is None) == (self.style is not None):
+            yield (UNMARKED if self.style else TRANSCRIPTS).format(column=self.prompt)
         row = turns.with_json(row, self.prompt, self.completion)
         for column in (self.prompt, self.completion):
             if isinstance(row.get(column), list | dict):
@@ -122,6 +124,15 @@ class PromptCompletion:
                 yield from after_the_first(row, column) if column == self.completion and not self._is_in_parts else ()
             elif isinstance(row.get(column), list):
                 yield from ((name, text) for name, text in turns.left_out(row[column], column) if not name.endswith("last answer"))
+
+
+def _says_whether(column: str, sample: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column beside `user` says yes and no, as to whether that was a bot."""
+    try:
+        said = {truth(row.get(column)) for row in sample} - {None} if column.strip().lower() in WHO else set()
+    except (ValueError, TypeError):
+        return False
+    return bool(said) and said <= {0.0, 1.0}
 
 
 def instruction_of(columns: Sequence[str]) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune.data.formats.cells import Message, as_text, find_column, is_blank, is_empty
 from finetune.data.formats.prompt_completion import PromptCompletion
-from finetune.data.formats.styles import CHATS, Style, chat, style_of
+from finetune.data.formats.styles import CHATS, Style, chat, is_answered, style_of
 from finetune.data.formats.text import ANSWERS, NAMES, SHOWN, SURE_LABELS, Text
 from finetune.data.rows import AFTER, NO_CHAT, RowProblem
 from finetune.system.shell import quoted
@@ -72,6 +72,7 @@ class Rendered:
 @lru_cache(maxsize=1)  # what a row leaves out is asked for right after its turns
 def _turns(style: Style, text: str) -> list[Message]:
     """Of a text in this style or another one, or the text itself; none if it has markers of this one, and is no chat."""
-    if found := style.turns(text, strictly=False):
-        return found
-    return [] if style.marker.search(text) else chat(text) or [{"role": "text", "content": text}]
+    found = style.turns(text, strictly=False)
+    if not found and style.marker.search(text):
+        return []
+    return found if is_answered(found) else chat(text) or found or [{"role": "text", "content": text}]

@@ -22,6 +22,7 @@ ENDS += ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "### End", "<|EOT|
 PREAMBLE = re.compile(r"[^#`{}=]{1,2000}")  # before the first marker; not a page or a program in which markers are quoted
 SENTENCE_ENDS = (".", "!", "?", ":", "。")
 FIRST = 2100  # characters in which the first marker begins
+FIELD = re.compile(r"\n(?:#{1,6} ?)?[A-Z][A-Za-z]{0,20}(?: [A-Za-z]{1,20})?: \S")  # of a form, or a thought before an answer
 FEW = 0.05  # of the sampled texts may have markers and be no chats, or their column is plain text
 FOLLOWS: dict[str, tuple[str, ...]] = {  # who may speak before
     "system": ("", "system"),
@@ -33,6 +34,7 @@ FOLLOWS: dict[str, tuple[str, ...]] = {  # who may speak before
 }
 TWO = ("user", "assistant")
 CHATS = "Column `{column}` has chats with markers ({style}). They are read as turns, and written anew as the model expects chats."
+TRANSCRIPTS = "Prompts in column `{column}` with Human: and Assistant: are read as turns"
 IN_ONE = "To learn them as they are, put prompt and answer into one column, `text`."
 Cell = TypeVar("Cell")
 
@@ -45,6 +47,7 @@ class Style:
 
     Where no turn can contain the tokens that end one, `ends`, all up to them is the turn; elsewhere blanks around it are of the markers.
     A `preamble` before the first marker is a system text. `own` is what the format itself writes at its beginning, for every chat alike.
+    Markers that are `words` begin fields of forms too: strictly, a text with other fields is no chat.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Style:
     ends: tuple[str, ...] = ()
     preamble: bool = False
     own: str = ""
+    words: bool = False
 
     @cached_property
     def marker(self) -> re.Pattern[str]:
@@ -91,7 +95,7 @@ class Style:
             before = role
         while messages and is_blank(messages[-1]):
             messages.pop()
-        return messages
+        return [] if strictly and self.words and any(FIELD.search(turn["content"]) for turn in messages) else messages
 
     def asked(self, prompt: str, answer: str, *, strictly: bool = True) -> tuple[list[Message], str] | None:
         """The turns of a prompt that ends with the marker of an answer, or whose answer begins with it, and the answer without markers.
@@ -208,12 +212,17 @@ STYLES = (
     Style(
         "### User: ... ### Assistant: ...", by(rf"### {{}}:{BLANKS}", user="User", assistant="Assistant", system="System"), preamble=True
     ),
-    Style("### Question: ... ### Answer: ...", by(rf"### {{}}:{BLANKS}", user="Question", assistant="Answer")),
+    Style("### Question: ... ### Answer: ...", by(rf"### {{}}:{BLANKS}", user="Question", assistant="Answer"), words=True),
     Style("Vicuna", by(rf"{{}}:(?<![^\s>]{{}}:){BLANKS}", user="USER", assistant="ASSISTANT", system="SYSTEM"), preamble=True),
     Style("<HUMAN>: ... <ASSISTANT>: ...", by(rf"<{{}}>:{BLANKS}", user="HUMAN", assistant="ASSISTANT"), preamble=True),
     Style("<human>: ... <bot>: ...", by(rf"<{{}}>:{BLANKS}", user="human", assistant="bot"), preamble=True),
     *(
-        Style(f"{user}: ... {assistant}: ...", by(f"{marker}{BLANKS}", user=user, assistant=assistant), preamble=True)
+        Style(
+            f"{user}: ... {assistant}: ...",
+            by(f"{marker}{BLANKS}", user=user, assistant=assistant),
+            preamble=True,
+            words=assistant != "Assistant",
+        )
         for user, assistant in (
             ("Human", "Assistant"),
             ("User", "Assistant"),
@@ -224,9 +233,10 @@ STYLES = (
         )
         for marker in (r"{}:(?:(?<=\n\n{}:)|(?<=\A{}:))", "^{}:")  # after blank lines if all turns are: lines inside may begin so
     ),
-    Style("Q: ... A: ...", (*by(f"^{{}}:{BLANKS}", user="Q", assistant="A"), ("tool", "^B:"))),  # A and B are choices
-    Style("Question: ... Answer: ...", by(f"^{{}}:{BLANKS}", user="Question", assistant="Answer")),
+    Style("Q: ... A: ...", (*by(f"^{{}}:{BLANKS}", user="Q", assistant="A"), ("tool", "^B:")), words=True),  # A and B are choices
+    Style("Question: ... Answer: ...", by(f"^{{}}:{BLANKS}", user="Question", assistant="Answer"), words=True),
 )
+HH = next(style for style in STYLES if style.name == "Human: ... Assistant: ...")  # after blank lines, as nothing else is written
 
 
 def style_of(texts: Sequence[Any], *, answered: bool = True) -> Style | None:
@@ -234,7 +244,7 @@ def style_of(texts: Sequence[Any], *, answered: bool = True) -> Style | None:
 
     def is_chat(style: Style, text: Any, strictly: bool) -> bool:
         messages = style.turns(text, strictly=strictly) if isinstance(text, str) else []
-        return _is_answered(messages) if answered and strictly else bool(messages)
+        return is_answered(messages) if answered and strictly else bool(messages)
 
     return _style(texts, str, is_chat)
 
@@ -245,9 +255,9 @@ def style_of_prompts(asked: Sequence[tuple[Any, Any]]) -> Style | None:
 
 
 def asked_in(style: Style | None, prompt: Any, answer: Any, *, strictly: bool = True) -> tuple[list[Message], str] | None:
-    """What `Style.asked` says of two cells; None where one of them is no text, or there is no style."""
+    """What `Style.asked` says of two cells, where there is no style as a transcript of HH-RLHF; None where one of them is no text."""
     are_texts = isinstance(prompt, str) and isinstance(answer, str)
-    return style.asked(prompt, answer, strictly=strictly) if style is not None and are_texts else None
+    return (style or HH).asked(prompt, answer, strictly=strictly) if are_texts else None
 
 
 def prompts_note(column: str, style: Style | None) -> str:
@@ -255,9 +265,15 @@ def prompts_note(column: str, style: Style | None) -> str:
     return f"{CHATS.format(column=column, style=style.name)} Only the answers beside them are learned. {IN_ONE}" if style else ""
 
 
+def transcript(text: str) -> list[Message]:
+    """The turns of a text that begins with Human:, as those of HH-RLHF do; none if it is something else."""
+    messages = HH.turns(text, strictly=False)
+    return messages if messages and messages[0]["role"] == "user" else []
+
+
 def chat(text: str) -> list[Message]:
     """The turns of one text in whatever style; none if it is no chat."""
-    return next(filter(_is_answered, (style.turns(text) for style in STYLES)), [])
+    return next(filter(is_answered, (style.turns(text) for style in STYLES)), [])
 
 
 def _style(cells: Sequence[Cell], text: Callable[[Cell], str], is_chat: IsChat[Cell]) -> Style | None:
@@ -276,5 +292,5 @@ def _most_are(cells: Sequence[Cell], text: Callable[[Cell], str], is_chat: IsCha
     return True
 
 
-def _is_answered(messages: Sequence[Message]) -> bool:
+def is_answered(messages: Sequence[Message]) -> bool:
     return any(turn["role"] == "assistant" and not is_blank(turn) for turn in messages)

@@ -58,7 +58,7 @@ LOOKS = (
         "To learn the answers, make rows of prompt and completion.",
     ),
     Look(
-        re.compile(r"\**(?:Q|A|Question|Answer|Human|User|Assistant|Bot) ?\d{0,3}[:.]"),
+        re.compile(r"\**(?:Q\.|(?:Q|A|Question|Answer|Human|User|Assistant|Bot)(?: ?\d{1,3}[:.]|:))"),
         0.3,
         "questions and answers",
         "the questions too",
