@@ -218,7 +218,10 @@ def as_tokens(rows: Any, tokenizer: Any, *, collates: bool = False, several: boo
     first = dict.fromkeys(names) if isinstance(names, list) else rows[0]
     if isinstance(first, Mapping) and "input_ids" in first and not from_file:
         if collates and "labels" not in first and (mask := next((name for name in LEARNED if name in first), None)):
-            warnings.warn(f"{mask} is not given to the data_collator: unless it makes labels, every token is learned.", stacklevel=3)
+            warnings.warn(
+                f"The data_collator gets {mask} only with remove_unused_columns=False: unless it makes labels, every token is learned.",
+                stacklevel=3,
+            )
         return rows
     if not hasattr(rows, "__len__"):
         if collates:

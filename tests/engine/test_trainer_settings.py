@@ -32,7 +32,7 @@ def test_a_mask_of_what_is_learned_is_as_good_as_labels(cached: bool, tmp_path: 
 def test_a_collator_that_cannot_read_such_a_mask_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     masked = [{"input_ids": [5, 6, 7], "assistant_masks": [0, 0, 1]}] * 4
     trainer_on(masked, tmp_path, data_collator=transformers.DataCollatorWithPadding(tokenizer())).train()
-    said = "assistant_masks is not given to the data_collator: unless it makes labels, every token is learned."
+    said = "The data_collator gets assistant_masks only with remove_unused_columns=False: unless it makes labels, every token is learned."
     assert [warning.filename for warning in recwarn if str(warning.message) == said] == [test_trainer_rows.__file__], "where it was made"
 
 
