@@ -333,17 +333,21 @@ def _choices(*of_parts: str) -> str:
             continue
         titled = kind in registry.DESCRIBED
         rows = registry.choices(kind) if titled else [(name, "", "") for name in registry.names(kind)]
-        sections.append(f"\nNames for the recipe key {key}:\n{_titled(rows)}")
+        sections.append(_section(f"Names for the recipe key {key}:", _titled(rows)))
     if not of_parts:
         tasks = [(name, task.title, task.summary) for name, task in TASKS.items()]
-        sections.append(f"\nNames for the recipe key distillation.task:\n{_titled(tasks)}")
+        sections.append(_section("Names for the recipe key distillation.task:", _titled(tasks)))
         for key, kind in PARTS.items():
-            sections.append(f"\nKeys under the recipe key {key}:\n{_titled(registry.choices(kind))}")
+            sections.append(_section(f"Keys under the recipe key {key}:", _titled(registry.choices(kind))))
         told = {f"{key}.{name}" for key, kind in PARTS.items() for name in registry.names(kind)}
         for part in TOLD:
             keys = [(key.removeprefix(f"{part}."), help) for key, help in keys_of_parts(part).items() if key not in told]
-            sections.append(f"\nKeys under the recipe key {part}{BESIDE.get(part, '')}:\n{_columns(keys)}")
+            sections.append(_section(f"Keys under the recipe key {part}{BESIDE.get(part, '')}:", _columns(keys)))
     return "\n".join(sections) + "\n"
+
+
+def _section(heading: str, rows: str) -> str:
+    return f"\n{_filled(heading)}\n{rows}"
 
 
 def _titled(rows: Iterable[tuple[str, str, str]]) -> str:

@@ -238,6 +238,14 @@ def test_tables_lose_nothing_on_the_narrowest_terminal(
     assert {"Model", "Rows", "100"} <= set(plain.split())
 
 
+def test_help_is_as_narrow_as_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    _, help = capsys.readouterr().out.split("Run a recipe.")
+    assert max(map(len, help.splitlines())) < 40, "usage is laid out by argparse"
+
+
 @pytest.mark.parametrize("command", [["runs", "."], ["doctor"], ["schema"], ["run", "missing.yaml"], ["--help"]])
 def test_commands_work_on_the_narrowest_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], capfd: pytest.CaptureFixture[str]
