@@ -20,7 +20,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from finetune.events import Event, HeldOutLoss, Notice, Progress, Reporter, StageFinished, StageStarted, TrainingStep
+from finetune.events import Event, HeldOutLoss, Notice, Planned, Progress, Reporter, StageFinished, StageStarted, TrainingStep
 from finetune.formatting import count, size, strip_control_chars
 from finetune.screen.console import AS_IT_IS, people
 from finetune.screen.quiet import quiet
@@ -62,7 +62,7 @@ class Checked:
 @contextmanager
 def _drawn(console: Console, brief: str | None, log: Path | None) -> Iterator[Reporter]:
     if not console.is_terminal:
-        plain = PlainReporter(console if console.file.isatty() else people(stderr=True))
+        plain = PlainReporter(console if console.file.isatty() else people(stderr=True), plans=False)  # PlanScreen draws them
         if brief or console.file.isatty():
             plain.say(f"{brief or STARTING} ...")
         with quiet(log):
@@ -162,9 +162,12 @@ class PlainReporter:
     """A run as lines of text, for scripts, notebooks, logs and pipes: one when a stage begins and ends, one every few seconds in between.
 
     LLMFineTuner("recipe.yaml", reporter=PlainReporter()).run()
+
+    With `plans` it also says what the plan of the run warns of.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, plans: bool = True) -> None:
+        self._plans = plans
         self._console = console or Console(force_jupyter=False, **AS_IT_IS)  # on what stdout is at the moment
         self._titles: dict[str, str] = {}
         self._began = self._next_line = 0.0
@@ -182,6 +185,9 @@ class PlainReporter:
             self.say(f"{title}: {event.summary or 'done'} ({_seconds(event.seconds)})")
         elif isinstance(event, Notice):
             self.say(f"{'Warning: ' if event.level == 'warning' else ''}{event.text}")
+        elif isinstance(event, Planned) and self._plans:
+            for said in (*event.plan.get("problems", ()), *event.plan.get("warnings", ())):
+                self.say(f"Warning: {said}")
         elif isinstance(event, HeldOutLoss):
             self.say(f"  step {event.step}/{event.total_steps}, {_measured(event)}")
         elif isinstance(event, TrainingStep | Progress) and now >= self._next_line:

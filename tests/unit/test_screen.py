@@ -18,7 +18,7 @@ from written_run import DATA, written_run
 
 from finetune.cli import main
 from finetune.errors import BadInput, OutputExists
-from finetune.events import Notice, Progress, StageFinished, StageStarted, TrainingStep
+from finetune.events import Notice, Planned, Progress, StageFinished, StageStarted, TrainingStep
 from finetune.formatting import count, size, strip_control_chars
 from finetune.recipe import Recipe
 from finetune.run.resume import nothing_left, training_complete
@@ -121,6 +121,13 @@ def test_without_a_terminal_steps_are_said_every_few_seconds_only() -> None:
     reporter.report(Notice("Careful.", level="warning"))
     reporter.report(StageFinished("training", 75.0, "loss 3 -> 1"))
     assert written(console).splitlines() == ["Training ...", "Warning: Careful.", "Training: loss 3 -> 1 (1:15)"]
+
+
+def test_what_a_plan_warns_of_is_said_once_where_nobody_draws_the_plan() -> None:
+    console = Console(file=io.StringIO(), width=80, theme=THEME)
+    for plans in (True, False):
+        PlainReporter(console, plans=plans).report(Planned({"warnings": ["The teacher is smaller."], "notes": ["A note."]}))
+    assert written(console) == "Warning: The teacher is smaller.\n"
 
 
 def test_a_long_stage_makes_a_log_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
