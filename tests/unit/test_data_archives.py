@@ -168,7 +168,7 @@ def test_an_archive_that_cannot_be_opened_is_not_called_incomplete(tmp_path: Pat
 
     monkeypatch.setattr(archives, "_directory", refuse)
     (tmp_path / "a.tar").write_bytes(b"x")
-    with pytest.raises(BadRow, match=r"^a\.tar cannot be read: Permission denied\.$"):
+    with pytest.raises(BadRow, match=r"a\.tar cannot be read: Permission denied\."):
         members(tmp_path / "a.tar")
 
 
