@@ -74,7 +74,7 @@ def test_a_cell_that_was_merged_over_rows_is_in_each_of_them(tmp_path: Path) -> 
     ]
     assert notes == [
         "rows.xlsx: `FAQ` above the names of the columns is not read.",
-        "rows.xlsx: lines with a single cell that goes over columns, such as `Bill`, are headings, and not read.",
+        "rows.xlsx: lines with nothing but a cell merged over columns, such as `Bill`, are taken for headings, and not read.",
     ]
 
 

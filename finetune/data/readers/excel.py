@@ -28,7 +28,7 @@ ROW = re.compile(rb"<(?:\w+:)?row\b")
 TAGS_OF_A_ROW, TAGS = 10 * COLUMNS, 10_000_000
 MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
 TAG = 60  # bytes of such a tag, at most
-HEADINGS = "{name}: lines with a single cell that goes over columns, such as `{heading}`, are headings, and not read."
+HEADINGS = "{name}: lines with nothing but a cell merged over columns, such as `{heading}`, are taken for headings, and not read."
 OF_SPLITS = {*chain(*SPLITS.values())}  # words in the titles of sheets
 COPIES = {"copy", "old", "backup", "draft", "template"}
 INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
