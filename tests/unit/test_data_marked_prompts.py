@@ -67,8 +67,8 @@ def test_any_other_prompt_is_asked_as_it_is(tmp_path: Path) -> None:
 
 
 FORMS = {
-    "a ticket": "Customer: Ann Lee\nOrder: 7\nAgent: Bob\nStatus: closed",
-    "a ticket and its summary": "Customer: Acme\nAgent: Jane Doe\n\nSummary: It did not come.",
+    "a ticket": "Customer: Ann Lee\nAgent: Bob\n\nThe parcel did not come.",
+    "a ticket with its state": "User: Ann Lee\nOrder: 7\nAI: no\nStatus: closed",
     "a profile": "User: ann\nBot: no\nPosts: 12",
     "a thought before an answer": "Question: How many?\nThought: Two and one.\nAnswer: 3",
     "a page": "### Question: How many?\n### Reasoning: Two and one.\n### Answer: 3",

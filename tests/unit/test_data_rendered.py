@@ -115,7 +115,6 @@ CHATS: dict[str, tuple[str, str | None, str]] = {
     "OpenChatKit": ("<human>: ... <bot>: ...", None, "<human>: Hi\n there\n<bot>: - Hello!\n\n  - you\n<human>: Bye\n<bot>: Ok"),
     "HH": ("Human: ... Assistant: ...", None, "\n\nHuman: Hi\n there\n\nAssistant: - Hello!\n\n  - you\n\nHuman: Bye\n\nAssistant: Ok"),
     "lines": ("User: ... Assistant: ...", None, "User: Hi\n there\nAssistant: - Hello!\n\n  - you\nUser: Bye\nAssistant: Ok"),
-    "support": ("Customer: ... Agent: ...", None, "Customer: Hi\n there\nAgent: - Hello!\n\n  - you\nCustomer: Bye\nAgent: Ok"),
     "bots": ("User: ... Bot: ...", None, "User: Hi\n there\nBot: - Hello!\n\n  - you\nUser: Bye\nBot: Ok"),
     "LangChain": ("Human: ... AI: ...", "Be brief.", "Be brief.\n\nHuman: Hi\n there\nAI: - Hello!\n\n  - you\nHuman: Bye\nAI: Ok"),
     "Q and A": ("Q: ... A: ...", None, "Q: Hi\n there\nA: - Hello!\n\n  - you\n\nQ: Bye\nA: Ok"),
