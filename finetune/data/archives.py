@@ -33,7 +33,9 @@ def members(path: Path) -> list[str]:
     with reading(path.name, BadRow):
         try:
             archive = _archive(path)
-        except BROKEN:
+        except BROKEN as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # it is the file that cannot be opened
             kind = ".zip" if _is_zip(path) else ".tar"
             hint = "It may be incomplete: copy or download it again."
             raise BadRow(f"{path.name} is not a complete {kind} file.", hint=hint) from None

@@ -142,6 +142,10 @@ SHAPES: dict[str, Shape] = {
     "a person, and whether it is a bot": Shape(
         lambda n: {"user": "U1", "bot": False, "text": f"t{n}"}, lambda n: [x(f"t{n}")], ("user", "bot")
     ),
+    "a mail, which is no turn, and its reply": Shape(
+        lambda n: {"prompt": {"from": "ann", "body": f"q{n}"}, "completion": {"body": f"a{n}"}},
+        lambda n: [u(f'{{"from": "ann", "body": "q{n}"}}'), a(f'{{"body": "a{n}"}}')],
+    ),
     "a log of requests": Shape(
         lambda n: {"request": {"model": "m", "messages": [u(f"q{n}")]}, "response": {"choices": [{"message": a(f"a{n}")}]}}, ASKED
     ),

@@ -162,6 +162,16 @@ def tarred(path: Path, *files: tuple[str, str]) -> Path:
     return path
 
 
+def test_an_archive_that_cannot_be_opened_is_not_called_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*about: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(archives, "_directory", refuse)
+    (tmp_path / "a.tar").write_bytes(b"x")
+    with pytest.raises(BadRow, match=r"a\.tar cannot be read: Permission denied\."):
+        members(tmp_path / "a.tar")
+
+
 def test_files_of_a_tar_are_read_in_its_order_and_its_links_are_not(tmp_path: Path) -> None:
     path = tarred(tmp_path / "rows.tar.gz", ("./b/train.csv", TABLE), ("./a/train.csv", TABLE.replace("order", "parcel")), ("._a.csv", "x"))
     assert members(path) == ["b/train.csv", "a/train.csv"]

@@ -74,7 +74,7 @@ def test_a_cell_that_was_merged_over_rows_is_in_each_of_them(tmp_path: Path) -> 
     ]
     assert notes == [
         "rows.xlsx: `FAQ` above the names of the columns is not read.",
-        "rows.xlsx: lines with a single cell that goes over columns, such as `Bill`, are headings, and not read.",
+        "rows.xlsx: lines with nothing but a cell merged over columns, such as `Bill`, are taken for headings, and not read.",
     ]
 
 
@@ -85,12 +85,24 @@ def test_sheets_with_the_same_columns_are_read_together(tmp_path: Path) -> None:
     assert [(record.file, record.line) for record in records] == [(post, 2), (bills, 3)]
     found, notes = read(path)
     assert [row["answer"] for row in found] == ["b", "d"]
-    parts = workbook(tmp_path / "parts.xlsx", Train=[HEADER, ("a", "b")], Test=[HEADER, ("c", "d")])
-    assert read(parts) == ([{"question": "a", "answer": "b"}], ["parts.xlsx: the sheet Train is read, and not Test."])
     assert notes == [
         "rows.xlsx: the sheets Post, Bills are read, and not Notes.",
         "rows.xlsx: `Bills 2024` above the names of the columns is not read.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("read_one", "other"), [("Train", "Test"), ("FAQ", "FAQ (2)"), ("FAQ", "FAQ old"), ("Posten", "Copy of Posten"), ("Q1 train", "Q1 dev")]
+)
+def test_a_sheet_of_another_split_or_a_copy_is_not_read_with_the_rows(tmp_path: Path, read_one: str, other: str) -> None:
+    sheets = {read_one: [HEADER, ("a", "b")], other: [HEADER, ("c", "d")]}
+    said = f"parts.xlsx: the sheet {read_one} is read, and not {other}."
+    assert read(workbook(tmp_path / "parts.xlsx", **sheets)) == ([{"question": "a", "answer": "b"}], [said])
+
+
+def test_of_sheets_of_splits_that_of_the_wanted_one_is_read_wherever_it_is(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "parts.xlsx", Test=[HEADER, ("c", "d")], Train=[HEADER, ("a", "b")])
+    assert read(path) == ([{"question": "a", "answer": "b"}], ["parts.xlsx: the sheet Train is read, and not Test."])
 
 
 def test_a_line_of_more_cells_than_names_is_skipped_with_its_number(tmp_path: Path) -> None:

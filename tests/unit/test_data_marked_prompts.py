@@ -1,4 +1,4 @@
-"""Forms, and words before an answer, are no chats; transcripts are read in whatever row they are, and an answer may be yes or no."""
+"""Prompts with the markers of a chat beside their answers become turns; forms with the same words do not."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shapes import a, u
 
 from finetune.data.formats import detect
 from finetune.data.reading import Rows, read_rows
 from finetune.errors import UnknownFormat
 from finetune.events import Recorder
-from finetune.recipe import DatasetSpec
+from finetune.recipe import ColumnsSpec, DatasetSpec
 from finetune.runtime import RuntimeOptions
+
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 
 
 def read(tmp_path: Path, rows: list[dict[str, Any]]) -> Rows:
@@ -21,9 +24,51 @@ def read(tmp_path: Path, rows: list[dict[str, Any]]) -> Rows:
     return read_rows(DatasetSpec(source=str(tmp_path / "a.jsonl")), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
 
 
+PROMPTS_OF = {
+    "Alpaca": (f"{ALPACA}\n\n### Instruction:\nHi\n\n### Response:\n", "Hello"),
+    "ChatML without the last line end": ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant", "Hello<|im_end|>\n"),
+    "Mistral": ("<s>[INST] Hi [/INST]", " Hello</s>"),
+    "Zephyr": ("<|user|>\nHi</s>\n<|assistant|>\n", "Hello</s>"),
+    "HH": ("\n\nHuman: Hi\n\nAssistant:", " Hello"),
+    "the marker is before the answer": ("### Human: Hi", "### Assistant: Hello"),
+    "Q and A": ("Q: Hi\nA:", " Hello"),
+}
+
+
+@pytest.mark.parametrize("kind", PROMPTS_OF)
+def test_a_prompt_with_markers_becomes_its_turns_and_its_completion_the_answer(kind: str) -> None:
+    prompt, completion = PROMPTS_OF[kind]
+    row = {"prompt": prompt, "completion": completion}
+    found = detect(["prompt", "completion"], [row], None, "a.jsonl")
+    assert found.to_messages(row) == [u("Hi"), a("Hello")]
+    assert "are read as turns" in str(getattr(found, "note", ""))
+    named = detect(["p", "c"], [{"p": prompt, "c": completion}], ColumnsSpec(prompt="p", completion="c"), "a.jsonl")
+    assert named.to_messages({"p": prompt, "c": completion}) == [u("Hi"), a("Hello")]
+    pair = {"prompt": prompt, "chosen": completion, "rejected": "Go."}
+    assert detect([*pair], [pair], None, "a.jsonl").to_messages(pair) == [u("Hi"), a("Hello")]
+
+
+def test_earlier_answers_in_a_prompt_are_read_and_not_learned() -> None:
+    row = {"prompt": "Q: 1 + 1?\nA: 2\n\nQ: 2 + 2?\nA:", "completion": "4"}
+    first, example, *rest = detect([*row], [row], None, "a.jsonl").to_messages(row)
+    assert (first, example, rest) == (u("1 + 1?"), a("2", learn=False), [u("2 + 2?"), a("4")])
+
+
+def test_any_other_prompt_is_asked_as_it_is(tmp_path: Path) -> None:
+    for prompt in ("Question: How tall is it?", "Finish it: Human: Hi\nAssistant:", "### Human: Hi", "Write\n### Response:\nand stop."):
+        row = {"prompt": prompt, "completion": "Hello"}
+        assert detect([*row], [row], None, "a.jsonl").to_messages(row) == [u(prompt), a("Hello")]
+    asked = [{"prompt": f"### Human: {n}### Assistant:", "completion": "Hello"} for n in range(5)] + [
+        {"prompt": "Hi", "completion": "Hello"}
+    ]
+    rows = read(tmp_path, asked)
+    assert [row["messages"][0]["content"] for row in rows.dataset] == ["0", "1", "2", "3", "4", "Hi"]
+    assert "Prompts in column `prompt` that do not end as such a chat are learned as they are (1 row)." in rows.facts.notes
+
+
 FORMS = {
-    "a ticket": "Customer: Ann Lee\nOrder: 7\nAgent: Bob\nStatus: closed",
-    "a ticket and its summary": "Customer: Acme\nAgent: Jane Doe\n\nSummary: It did not come.",
+    "a ticket": "Customer: Ann Lee\nAgent: Bob\n\nThe parcel did not come.",
+    "a ticket with its state": "User: Ann Lee\nOrder: 7\nAI: no\nStatus: closed",
     "a profile": "User: ann\nBot: no\nPosts: 12",
     "a thought before an answer": "Question: How many?\nThought: Two and one.\nAnswer: 3",
     "a page": "### Question: How many?\n### Reasoning: Two and one.\n### Answer: 3",

@@ -115,7 +115,6 @@ CHATS: dict[str, tuple[str, str | None, str]] = {
     "OpenChatKit": ("<human>: ... <bot>: ...", None, "<human>: Hi\n there\n<bot>: - Hello!\n\n  - you\n<human>: Bye\n<bot>: Ok"),
     "HH": ("Human: ... Assistant: ...", None, "\n\nHuman: Hi\n there\n\nAssistant: - Hello!\n\n  - you\n\nHuman: Bye\n\nAssistant: Ok"),
     "lines": ("User: ... Assistant: ...", None, "User: Hi\n there\nAssistant: - Hello!\n\n  - you\nUser: Bye\nAssistant: Ok"),
-    "support": ("Customer: ... Agent: ...", None, "Customer: Hi\n there\nAgent: - Hello!\n\n  - you\nCustomer: Bye\nAgent: Ok"),
     "bots": ("User: ... Bot: ...", None, "User: Hi\n there\nBot: - Hello!\n\n  - you\nUser: Bye\nBot: Ok"),
     "LangChain": ("Human: ... AI: ...", "Be brief.", "Be brief.\n\nHuman: Hi\n there\nAI: - Hello!\n\n  - you\nHuman: Bye\nAI: Ok"),
     "Q and A": ("Q: ... A: ...", None, "Q: Hi\n there\nA: - Hello!\n\n  - you\n\nQ: Bye\nA: Ok"),
@@ -316,52 +315,9 @@ def test_where_most_speak_by_turns_somebody_may_speak_twice(tmp_path: Path) -> N
     ]
 
 
-PROMPTS_OF = {
-    "Alpaca": (f"{ALPACA}\n\n### Instruction:\nHi\n\n### Response:\n", "Hello"),
-    "ChatML without the last line end": ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant", "Hello<|im_end|>\n"),
-    "Mistral": ("<s>[INST] Hi [/INST]", " Hello</s>"),
-    "Zephyr": ("<|user|>\nHi</s>\n<|assistant|>\n", "Hello</s>"),
-    "HH": ("\n\nHuman: Hi\n\nAssistant:", " Hello"),
-    "the marker is before the answer": ("### Human: Hi", "### Assistant: Hello"),
-    "Q and A": ("Q: Hi\nA:", " Hello"),
-}
-
-
-@pytest.mark.parametrize("kind", PROMPTS_OF)
-def test_a_prompt_with_markers_becomes_its_turns_and_its_completion_the_answer(kind: str) -> None:
-    prompt, completion = PROMPTS_OF[kind]
-    row = {"prompt": prompt, "completion": completion}
-    found = detect(["prompt", "completion"], [row], None, "a.jsonl")
-    assert found.to_messages(row) == turns("Hi", "Hello")
-    assert "are read as turns" in str(getattr(found, "note", ""))
-    named = detect(["p", "c"], [{"p": prompt, "c": completion}], ColumnsSpec(prompt="p", completion="c"), "a.jsonl")
-    assert named.to_messages({"p": prompt, "c": completion}) == turns("Hi", "Hello")
-    pair = {"prompt": prompt, "chosen": completion, "rejected": "Go."}
-    assert detect([*pair], [pair], None, "a.jsonl").to_messages(pair) == turns("Hi", "Hello")
-
-
-def test_earlier_answers_in_a_prompt_are_read_and_not_learned() -> None:
-    row = {"prompt": "Q: 1 + 1?\nA: 2\n\nQ: 2 + 2?\nA:", "completion": "4"}
-    first, example, *rest = detect([*row], [row], None, "a.jsonl").to_messages(row)
-    assert (first, example, rest) == (*turns("1 + 1?"), {"role": "assistant", "content": "2", "learn": False}, turns("2 + 2?", "4"))
-
-
 def test_a_chat_without_an_answer_among_others_is_left_out_and_counted(tmp_path: Path) -> None:
     facts = read(tmp_path, [*(f"### Human: {n}### Assistant: {n + 1}" for n in range(30)), *["### Human: Hi"] * 9]).facts
     assert (facts.usable, facts.skipped, facts.left_out) == (30, 0, {"no question is answered": 9})
-
-
-def test_any_other_prompt_is_asked_as_it_is(tmp_path: Path) -> None:
-    for prompt in ("Question: How tall is it?", "Finish it: Human: Hi\nAssistant:", "### Human: Hi", "Write\n### Response:\nand stop."):
-        row = {"prompt": prompt, "completion": "Hello"}
-        assert detect([*row], [row], None, "a.jsonl").to_messages(row) == turns(prompt, "Hello")
-    asked = [{"prompt": f"### Human: {n}### Assistant:", "completion": "Hello"} for n in range(5)] + [
-        {"prompt": "Hi", "completion": "Hello"}
-    ]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
-    rows = read_rows(DatasetSpec(source=str(tmp_path / "a.jsonl")), RuntimeOptions(cache_dir=tmp_path / "cache"), Recorder())
-    assert [row["messages"][0]["content"] for row in rows.dataset] == ["0", "1", "2", "3", "4", "Hi"]
-    assert "Prompts in column `prompt` that do not end as such a chat are learned as they are (1 row)." in rows.facts.notes
 
 
 def test_a_question_without_an_answer_at_the_end_is_named_as_ignored(tmp_path: Path) -> None:

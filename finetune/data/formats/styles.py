@@ -229,7 +229,6 @@ STYLES = (
             ("User", "Bot"),
             ("User", "AI"),
             ("Human", "AI"),
-            ("Customer", "Agent"),
         )
         for marker in (r"{}:(?:(?<=\n\n{}:)|(?<=\A{}:))", "^{}:")  # after blank lines if all turns are: lines inside may begin so
     ),

@@ -116,8 +116,10 @@ def with_json(row: dict[str, Any], *columns: str | None) -> dict[str, Any]:
 
 
 def _speaks(turn: dict[str, Any]) -> bool:
-    said = _first(turn, (*TEXT, "tool_calls", "function_call"))[0] is not None
-    return (said and (len(turn) == 1 or _said_by(turn) is not None)) or _pair(turn) is not None
+    said = _first(turn, (*TEXT, "tool_calls", "function_call"))[0]
+    if said == "body":
+        return role_of(turn) is not None  # or it is a mail
+    return (said is not None and (len(turn) == 1 or _said_by(turn) is not None)) or _pair(turn) is not None
 
 
 def rest_of(prompt: str, part: str | None, sample: Sequence[dict[str, Any]]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from itertools import chain
@@ -28,7 +28,9 @@ ROW = re.compile(rb"<(?:\w+:)?row\b")
 TAGS_OF_A_ROW, TAGS = 10 * COLUMNS, 10_000_000
 MERGED = re.compile(rb'<(?:\w+:)?mergeCell ref="([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})"')
 TAG = 60  # bytes of such a tag, at most
-HEADINGS = "{name}: lines with a single cell that goes over columns, such as `{heading}`, are headings, and not read."
+HEADINGS = "{name}: lines with nothing but a cell merged over columns, such as `{heading}`, are taken for headings, and not read."
+OF_SPLITS = {*chain(*SPLITS.values())}  # words in the titles of sheets
+COPIES = {"copy", "old", "backup", "draft", "template"}
 INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
 
 
@@ -39,25 +41,32 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
         names = {sheet: line[1] for sheet, (_, line, _) in begun.items() if line}
         if not names:
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a sheet with a line of column names and at least two rows.")
+        titles = [sheet.title for sheet in names]
         first = _with_rows(names, set(chosen_columns(spec.columns).values()))
         alike = [sheet for sheet, cells in names.items() if cells == names[first]]
-        alike = [first] if any(_is_split(sheet.title) for sheet in alike) else alike
+        alike = [sheet for sheet in alike if sheet is first or not _is_copy(sheet.title, titles)]
+        if any(_words(sheet.title) & OF_SPLITS for sheet in alike):  # others are not to be trained on with it
+            alike = [next((sheet for sheet in alike if _words(sheet.title) & {*SPLITS.get(spec.split, ())}), first)]
         others = [sheet.title for sheet in names if sheet not in alike]
         if len(names) > 1:
-            which = f"sheets {', '.join(sheet.title for sheet in alike)} are" if len(alike) > 1 else f"sheet {first.title} is"
+            which = f"sheets {', '.join(sheet.title for sheet in alike)} are" if len(alike) > 1 else f"sheet {alike[0].title} is"
             more = f", and not {', '.join(others)}" if others else ""
             file.remarks.append(f"{file.name}: the {which} read{more}.")
         for sheet in alike:
-            titles, _, lines = begun[sheet]
-            if titles:
-                file.remarks.append(about_titles(file.name, titles))
+            above, _, lines = begun[sheet]
+            if above:
+                file.remarks.append(about_titles(file.name, above))
             name = f"{file.name}, sheet {sheet.title}" if len(alike) > 1 else file.name
             yield from _rows(lines, _header(names[sheet], file), sheet, file, name)
 
 
-def _is_split(title: str) -> bool:
-    """Whether a sheet is called as a split is, so that others are not to be trained on with it."""
-    return not set(re.split("[^a-z]+", title.lower())).isdisjoint(chain(*SPLITS.values()))
+def _words(title: str) -> set[str]:
+    return set(re.split("[^a-z]+", title.lower()))
+
+
+def _is_copy(title: str, titles: Sequence[str]) -> bool:
+    """Whether a sheet is a copy as Excel names it, FAQ (2), or is called a copy."""
+    return bool(_words(title) & COPIES) or re.sub(r" \(\d{1,3}\)\Z", "", title) in {*titles} - {title}
 
 
 def _rows(lines: Iterator[Line], header: list[str], sheet: Any, file: DataFile, name: str) -> Iterator[Row | SkippedRow]:
