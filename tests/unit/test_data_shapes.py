@@ -217,6 +217,11 @@ TOKENIZED: dict[str, tuple[dict[str, Any], list[int], list[int]]] = {
     "padding on the right": ({**TOKENS, "attention_mask": [1, 1, 1, 0]}, [10, 11, 12], [-100, -100, 12]),
     "padding on the left": ({"input_ids": [0, 0, 5, 6], "attention_mask": [0, 0, 1, 1]}, [5, 6], [5, 6]),
     "a mask of what is learned": ({"input_ids": [5, 6, 7], "completion_mask": [0, 0, 1]}, [5, 6, 7], [-100, -100, 7]),
+    "two masks": (
+        {"input_ids": [5, 6, 7], "completion_mask": [0, 1, 1], "assistant_masks": [1, 0, 1]},
+        [5, 6, 7],
+        [-100, -100, 7],
+    ),
     "ids in text": ({"input_ids": "[5, 6, 7]", "labels": "[-100, -100, 7]"}, [5, 6, 7], [-100, -100, 7]),
 }
 

@@ -2,7 +2,8 @@
 
 {"input_ids": [10, 11, 12, 13], "attention_mask": [1, 1, 1, 1], "labels": [-100, -100, 12, 13]}
 
-Padding (where the attention mask is 0) is left out. Without labels, and without a mask of what is learned, every token is.
+Padding (where the attention mask is 0) is left out. Without labels the tokens are learned that all masks of what is learned agree on, and
+every token where there are none.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ class Tokenized:
     summary = "input_ids, and labels if there are any; used as they are"
     order = 7
 
-    def __init__(self, ids: str, labels: str | None, learned: str | None, attention: str | None) -> None:
+    def __init__(self, ids: str, labels: str | None, learned: Sequence[str], attention: str | None) -> None:
         self.ids, self.labels, self.learned, self.attention = ids, labels, learned, attention
-        self.columns = tuple(column for column in (ids, labels, learned, attention) if column is not None)
+        self.columns = tuple(column for column in (ids, labels, *learned, attention) if column is not None)
         covered = "" if labels or learned else " Every token is learned, because there are no labels."
         self.note = f"Rows are tokenised already: the tokens of column {ids} are used as they are, without a chat template.{covered}"
 
@@ -34,7 +35,7 @@ class Tokenized:
         if ids is None or 2 * sum(isinstance(parsed(row.get(ids)), list) for row in sample) < max(1, len(sample)):
             return None
         labels = find_column(columns, "labels", "label_ids")
-        learned = None if labels else find_column(columns, *LEARNED)
+        learned = [] if labels else [column for name in LEARNED if (column := find_column(columns, name))]
         return cls(ids, labels, learned, find_column(columns, "attention_mask"))
 
     def to_messages(self, row: dict[str, Any]) -> list[Message]:
@@ -61,35 +62,37 @@ class Tokenized:
         return {"messages": messages, "input_ids": ids, "labels": labels}
 
     def _labels(self, row: dict[str, Any], ids: list[int]) -> list[int]:
-        column = self.labels or self.learned
-        if column is None:
-            return list(ids)
-        given = self._list(row, column)
-        if len(given) != len(ids):
-            raise RowProblem(f"column {self.ids} has {len(ids)} tokens, but column {column} has {len(given)}")
-        labels = given if self.labels else [token if wanted else NO_LOSS for token, wanted in zip(ids, given, strict=True)]
+        if self.labels is None:
+            masks = [self._of_tokens(row, column, len(ids)) for column in self.learned]
+            return [token if all(wanted) else NO_LOSS for token, *wanted in zip(ids, *masks, strict=True)]
+        labels = self._of_tokens(row, self.labels, len(ids))
         wrong = next((at for at, label in enumerate(labels) if label not in (NO_LOSS, ids[at])), None)
         if wrong is None:
             return labels
         following = [*ids[1:], NO_LOSS]
         if all(label in (NO_LOSS, after) for label, after in zip(labels, following, strict=True)):
-            raise RowProblem(f"column {column} is shifted by one token already; each label must be at the position of its own token")
-        what = f"column {column} has {labels[wrong]} at place {wrong}"
+            raise RowProblem(f"column {self.labels} is shifted by one token already; each label must be at the position of its own token")
+        what = f"column {self.labels} has {labels[wrong]} at place {wrong}"
         raise RowProblem(f"{what}, which is neither {NO_LOSS} nor the token there, {ids[wrong]}")
 
     def _ends(self, row: dict[str, Any], length: int) -> tuple[int, int]:
         """Where the tokens begin and end that are no padding."""
         if self.attention is None or is_missing(row.get(self.attention)):
             return 0, length
-        mask = self._list(row, self.attention)
-        if len(mask) != length:
-            raise RowProblem(f"column {self.ids} has {length} tokens, but column {self.attention} has {len(mask)}")
+        mask = self._of_tokens(row, self.attention, length)
         seen = [place for place, shown in enumerate(mask) if shown]
         if not seen:
             raise RowProblem(f"column {self.attention} hides every token")
         if len(seen) != seen[-1] - seen[0] + 1:
             raise RowProblem(f"column {self.attention} hides tokens between others")
         return seen[0], seen[-1] + 1
+
+    def _of_tokens(self, row: dict[str, Any], column: str, length: int) -> list[int]:
+        """A column with a number for each token."""
+        found = self._list(row, column)
+        if len(found) != length:
+            raise RowProblem(f"column {self.ids} has {length} tokens, but column {column} has {len(found)}")
+        return found
 
     def _list(self, row: dict[str, Any], column: str) -> list[int]:
         found = _numbers(row.get(column))
