@@ -151,11 +151,27 @@ def cut_short(scores: Mapping[str, Any]) -> str | None:
 def endless(scores: Mapping[str, Any]) -> str | None:
     """That answers were cut where their references end, as those of a model that repeats itself are; None where few were."""
     counts = scores.get("endless") or {}
-    now, before = counts.get("after") or 0, counts.get("before")
+    now = counts.get("after") or 0
     if not now or now <= FEW_ENDLESS * (rows := scores["rows"]):
         return None
-    past = f" (before: {before:,})" if before is not None else ""
-    return f"{now:,} of {counted(rows, 'answer')}{past} did not end within {scores['max_new_tokens']} tokens, though their references do."
+    answers = f"{now:,} of {counted(rows, 'answer')}{_others(counts)}"
+    return f"{answers} did not end within {scores['max_new_tokens']} tokens, though their references do."
+
+
+def until_they_end(scores: Mapping[str, Any]) -> str:
+    """What makes most answers end, where most are `endless`; else empty."""
+    most, counts = scores["rows"] / 2, scores["endless"]
+    if counts["after"] <= most:
+        return ""
+    if (counts.get("teacher") or 0) > most:
+        return "Its teacher's do not end either: fine-tune the teacher first."
+    return "Train for longer, or with more rows."
+
+
+def _others(counts: Mapping[str, int | None]) -> str:
+    """ " (before: 2, teacher: 3)", as far as they are known."""
+    known = ", ".join(f"{side}: {counts[side]:,}" for side in ("before", "teacher") if counts.get(side) is not None)
+    return f" ({known})" if known else ""
 
 
 def by_label(scores: Mapping[str, Any]) -> str | None:
@@ -198,9 +214,8 @@ def codes_copied(scores: Mapping[str, Any]) -> str | None:
         for side in ("after", "before", "teacher")
         if (scores.get(side) or {}).get("copied") is not None
     }
-    others = ", ".join(f"{side}: {copied[side]:,}" for side in ("before", "teacher") if side in copied)
     few = f", in {counted(rows, 'row')}: too few to judge" if rows < FEWEST_ROWS <= len(each) else ""
-    return f"{copied['after']:,} of {of:,} numbers and codes of the references{f' ({others})' if others else ''}{few}"
+    return f"{copied['after']:,} of {of:,} numbers and codes of the references{_others(copied)}{few}"
 
 
 def beside_the_teacher(scores: Mapping[str, Any]) -> str | None:

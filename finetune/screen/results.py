@@ -34,6 +34,7 @@ from finetune.benchmark.names import (
     shared,
     signed,
     too_few,
+    until_they_end,
     which_tokens,
 )
 from finetune.benchmark.report import ranks_in_words
@@ -125,8 +126,7 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
     if cut := cut_short(scores):
         said.append(Text(f"{cut} To allow more: --set benchmark.max_new_tokens={scores['longest_reference'] + 1}", style="warning"))
     if cut := endless(scores):
-        more = " Train for longer, or with more rows." if 2 * scores["endless"]["after"] > scores["rows"] else ""
-        said.append(Text(f"{cut}{more}", style="warning"))
+        said.append(Text(f"{cut} {until_they_end(scores)}".rstrip(), style="warning"))
     return said
 
 

@@ -17,7 +17,7 @@ from finetune.benchmark.answers import ordered_by, worst
 from finetune.benchmark.fail_if_worse import check_gate, gate, measured_by
 from finetune.benchmark.fitting import fitting
 from finetune.benchmark.intervals import statistics_of
-from finetune.benchmark.names import NAMES, by_label, cut_short, endless, number
+from finetune.benchmark.names import NAMES, by_label, cut_short, endless, number, until_they_end
 from finetune.benchmark.report import write_report
 from finetune.benchmark.right_answers import last_number
 from finetune.benchmark.scoring import Scores, benchmark_json
@@ -163,6 +163,17 @@ def test_answers_that_do_not_end_are_told_on_screen_report_and_card(
         assert ("did not end" in place) == bool(counts)
         assert (endless(found) or "") in place
     assert ("do. Train for longer, or with more rows." in shown) == next_step
+
+
+@pytest.mark.parametrize(
+    ("teacher", "next_step"), [(7, "Its teacher's do not end either"), (2, "Train for longer"), (None, "Train for longer")]
+)
+def test_a_student_whose_teachers_answers_do_not_end_is_not_to_be_trained_for_longer(teacher: int | None, next_step: str) -> None:
+    scores = scores_of("accuracy", [str(row) for row in range(ROWS)], ["ham"] * ROWS)
+    found = benchmark_json(replace(scores, endless=8), replace(scores, endless=9), replace(scores, endless=teacher))
+    others = "" if teacher is None else f", teacher: {teacher}"
+    assert endless(found) == f"9 of 12 answers (before: 8{others}) did not end within 16 tokens, though their references do."
+    assert until_they_end(found).startswith(next_step)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "exact_match", "last_number"])
