@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from finetune.data.endings import READABLE
+from finetune.data.endings import READABLE, is_zip
 from finetune.errors import BadRow, EmptyDataset
 from finetune.foreign import LINE, PACKING, UNPACKED, reading
 from finetune.formatting import size
@@ -36,7 +36,7 @@ def members(path: Path) -> list[str]:
         except BROKEN as error:
             if getattr(error, "errno", None) is not None:
                 raise  # it is the file that cannot be opened
-            kind = ".zip" if _is_zip(path) else ".tar"
+            kind = ".zip" if is_zip(path) else ".tar"
             hint = "It may be incomplete: copy or download it again."
             raise BadRow(f"{path.name} is not a complete {kind} file.", hint=hint) from None
     found = [name for name in archive.names() if not _is_hidden(name)]
@@ -115,11 +115,7 @@ def _archive(path: Path) -> _Zip | _Tar:
 
 @lru_cache(maxsize=4)  # reading the list of thousands of files again for each of them would take minutes
 def _directory(path: Path, size: int, changed: int) -> _Zip | _Tar:
-    return _Zip(path) if _is_zip(path) else _Tar(path)
-
-
-def _is_zip(path: Path) -> bool:
-    return path.suffix.lower() == ".zip"
+    return _Zip(path) if is_zip(path) else _Tar(path)
 
 
 def _is_hidden(name: str) -> bool:

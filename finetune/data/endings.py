@@ -106,6 +106,10 @@ def can_be_read(name: str) -> bool:
     return ending_of(name) in KINDS or is_archive(name)
 
 
+def is_zip(path: PurePath) -> bool:
+    return path.suffix.lower() == ZIP
+
+
 def is_archive(name: str) -> bool:
     """Whether there are files inside."""
     return name.lower().endswith(ARCHIVES)

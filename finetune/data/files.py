@@ -22,13 +22,13 @@ from finetune.data.endings import (
     KINDS,
     PACKED,
     READABLE,
-    ZIP,
     Kind,
     can_be_read,
     converted,
     ending_of,
     is_archive,
     is_record_file,
+    is_zip,
 )
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable
@@ -216,7 +216,7 @@ def _in_folder(folder: Path, data_files: list[str] | None, notes: list[str]) -> 
         return {file: str(path if names[path] in data_files else folder) for path in chosen for file in _unpacked(path, None, notes)}
     # A .tar is opened where it is named: it may take minutes, and most lie beside what was unpacked from them.
     paths = [path for path in everything if path.name not in BOOKKEEPING]
-    files = [file for path in paths for file in (_members(path) if path.suffix.lower() == ZIP else [DataFile(path)])]
+    files = [file for path in paths for file in (_members(path) if is_zip(path) else [DataFile(path)])]
     where = f"The folder {folder}"
     return dict.fromkeys(_data_of(files, folder.name or str(folder), notes) or _nothing(where, files), str(folder))
 

@@ -213,14 +213,13 @@ def _memory_of_methods(
     context: RunContext, base: int, situation: Mapping[str, Any], beside: int, total: int, by_arithmetic: int
 ) -> dict[str, int]:
     """What the run would need with each method that it could have; `beside` the model is a teacher, `total` is needed with its own."""
-    found = {}
+    found, sides = {}, {name: situation[name] for name in ("linear", "layers", "hidden")}
     for name in registry.names("methods"):
         other = registry.load("methods", name)
         spec_of = context.recipe.method if other is context.method else other.Spec()
         if adapter_problem(context, other, spec_of) or quantised_problem(context, other, spec_of):
             continue
         cost = other.footprint(other.Spec())
-        sides = {name: situation[name] for name in ("linear", "layers", "hidden")}
         learns = adapter_parameters(rank=cost.rank, **sides) if cost.adapter else base
         needed = memory_parts(cost, parameters=base + (learns if cost.adapter else 0), trainable=learns, **situation)
         # What was measured of one method tells how far arithmetic is off for the others.

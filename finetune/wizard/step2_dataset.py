@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.endings import KINDS, ZIP, ending_of, is_record_file
+from finetune.data.endings import KINDS, ending_of, is_record_file, is_zip
 from finetune.data.files import find_files, looks_local, named_files, nearest_name
 from finetune.data.formats import asked_and_answered, parts, wordy
 from finetune.data.formats.text import other_reading
@@ -307,7 +307,7 @@ def _files_here() -> list[str]:
 
 
 def _is_offered(path: Path) -> bool:
-    if path.suffix.lower() != ZIP:
+    if not is_zip(path):
         return is_record_file(path.name) and ending_of(path.name) != ".json"  # a program's settings more often than not
     try:
         return any(is_record_file(file.name) for file in find_files(str(path), None, "train")[0])

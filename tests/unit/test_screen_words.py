@@ -18,7 +18,7 @@ from finetune.screen.wording import at_breaks
 from finetune.wizard.asking.layout import wrap
 from finetune.wizard.asking.prompter import hint, plain
 
-COMMAND = f"--set dataset.source=/home/ada/{'a-long-folder/' * 6}rows.jsonl"
+COMMAND = f"--set dataset.source=data/{'a-long-folder/' * 6}rows.jsonl"
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -56,7 +56,7 @@ def test_a_command_is_in_one_piece_and_prose_before_it_breaks_between_words(widt
 
 @pytest.mark.parametrize("width", [20, 40, 80])
 def test_a_path_with_a_space_is_whole_in_what_is_printed_to_be_copied(width: int) -> None:
-    path = "/home/ada/" + "a long folder/" * 6
+    path = "data/" + "a long folder/" * 6
     assert path in drawn(to_copy([("Model", path), ("Elsewhere", "copy the folder")], width), width)
 
 

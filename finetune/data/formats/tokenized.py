@@ -14,7 +14,7 @@ from typing import Any
 from finetune.data.formats.cells import Message, Record, find_column, is_missing
 from finetune.data.json_values import parsed, plain
 from finetune.data.rows import RowProblem
-from finetune.data.tokens.labels import LEARNED, NO_LOSS
+from finetune.data.tokens.labels import LEARNED, NO_LOSS, where_all
 
 
 class Tokenized:
@@ -63,8 +63,7 @@ class Tokenized:
 
     def _labels(self, row: dict[str, Any], ids: list[int]) -> list[int]:
         if self.labels is None:
-            masks = [self._of_tokens(row, column, len(ids)) for column in self.learned]
-            return [token if all(wanted) else NO_LOSS for token, *wanted in zip(ids, *masks, strict=True)]
+            return where_all([self._of_tokens(row, column, len(ids)) for column in self.learned], ids)
         labels = self._of_tokens(row, self.labels, len(ids))
         wrong = next((at for at, label in enumerate(labels) if label not in (NO_LOSS, ids[at])), None)
         if wrong is None:

@@ -37,12 +37,13 @@ INSTEAD = "Or in Excel: File, Save as, CSV UTF-8, and give that file."
 def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Row | SkippedRow]:
     with _opened(file) as book:
         shown = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or book.worksheets
-        begun = {sheet: titled(_lines(sheet)) for sheet in shown}
+        merged = {sheet: _merged(sheet) for sheet in shown}
+        begun = {sheet: titled(_lines(sheet, merged[sheet])) for sheet in shown}
         names = {sheet: line[1] for sheet, (_, line, _) in begun.items() if line}
         if not names:
             raise EmptyDataset(f"{file.name} is empty.", hint="Give a sheet with a line of column names and at least two rows.")
         titles = [sheet.title for sheet in names]
-        first = _with_rows(names, set(chosen_columns(spec.columns).values()))
+        first = _with_rows(names, set(chosen_columns(spec.columns).values()), merged)
         alike = [sheet for sheet, cells in names.items() if cells == names[first]]
         alike = [sheet for sheet in alike if sheet is first or not _is_copy(sheet.title, titles)]
         if any(_words(sheet.title) & OF_SPLITS for sheet in alike):  # others are not to be trained on with it
@@ -57,7 +58,7 @@ def read(file: DataFile, spec: DatasetSpec, encoding: str | None) -> Iterator[Ro
             if above:
                 file.remarks.append(about_titles(file.name, above))
             name = f"{file.name}, sheet {sheet.title}" if len(alike) > 1 else file.name
-            yield from _rows(lines, _header(names[sheet], file), sheet, file, name)
+            yield from _rows(lines, _header(names[sheet], file), merged[sheet].wide, file, name)
 
 
 def _words(title: str) -> set[str]:
@@ -69,8 +70,8 @@ def _is_copy(title: str, titles: Sequence[str]) -> bool:
     return bool(_words(title) & COPIES) or re.sub(r" \(\d{1,3}\)\Z", "", title) in {*titles} - {title}
 
 
-def _rows(lines: Iterator[Line], header: list[str], sheet: Any, file: DataFile, name: str) -> Iterator[Row | SkippedRow]:
-    for number, cells in _without_headings(lines, sheet, file) if len(header) > 1 else lines:
+def _rows(lines: Iterator[Line], header: list[str], wide: set[int], file: DataFile, name: str) -> Iterator[Row | SkippedRow]:
+    for number, cells in _without_headings(lines, wide, file) if len(header) > 1 else lines:
         values = cells[: len(header)] + [""] * (len(header) - len(cells))
         if any(cell != "" for cell in cells[len(header) :]):
             yield SkippedRow(name, number, f"{len(cells)} cells, but the header has {len(header)}")
@@ -78,9 +79,9 @@ def _rows(lines: Iterator[Line], header: list[str], sheet: Any, file: DataFile, 
             yield Row(dict(zip(header, values, strict=True)), name, number)
 
 
-def _without_headings(lines: Iterator[Line], sheet: Any, file: DataFile) -> Iterator[Line]:
+def _without_headings(lines: Iterator[Line], wide: set[int], file: DataFile) -> Iterator[Line]:
     """Lines below the names but for those with nothing but a cell that was merged over columns, of which the first is named."""
-    wide, headed = _merged(sheet).wide, False
+    headed = False
     for number, cells in lines:
         if number not in wide or len(filled(cells)) > 1:
             yield number, cells
@@ -89,14 +90,14 @@ def _without_headings(lines: Iterator[Line], sheet: Any, file: DataFile) -> Iter
             file.remarks.append(HEADINGS.format(name=file.name, heading=str(filled(cells)[0])[:SHOWN]))
 
 
-def _with_rows(names: dict[Any, list[Any]], wanted: set[str]) -> Any:
+def _with_rows(names: dict[Any, list[Any]], wanted: set[str], merged: Mapping[Any, Merged]) -> Any:
     """The first sheet with all columns that a person named; else with known ones; else the one with the most cells."""
     columns = {sheet: list(map(str, cells)) for sheet, cells in names.items()}
     named = [sheet for sheet, found in columns.items() if wanted and wanted <= set(found)]
     known = [sheet for sheet, found in columns.items() if is_known(found, [], None)]
     if first := [*named, *known][:1] or (list(names) if len(names) == 1 else []):
         return first[0]
-    return max(names, key=lambda sheet: sum(len(filled(cells)) for _, cells in _lines(sheet)))
+    return max(names, key=lambda sheet: sum(len(filled(cells)) for _, cells in _lines(sheet, merged[sheet])))
 
 
 @contextmanager
@@ -143,16 +144,16 @@ def _check_parts(parts: zipfile.ZipFile, file: DataFile) -> None:
                 tags = others[-1].count(b"<") if others else tags
 
 
-def _lines(sheet: Any) -> Iterator[Line]:
+def _lines(sheet: Any, merged: Merged) -> Iterator[Line]:
     """Lines that are not blank, with their numbers in the sheet, as read so far."""
-    merged, held = _merged(sheet).down, dict[int, tuple[int, Any]]()
+    held = dict[int, tuple[int, Any]]()
     sheet.reset_dimensions()  # a file may claim a million rows of sixteen thousand cells: only those that are there count
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
         values = [_plain(cell) for cell in cells]
         while values and values[-1] == "":
             values.pop()
         if values:
-            held |= {column: (last, values[column]) for column, last in merged.get(number, ()) if column < len(values)}
+            held |= {column: (last, values[column]) for column, last in merged.down.get(number, ()) if column < len(values)}
             yield number, _with_merged(values, number, held)
 
 

@@ -7,7 +7,7 @@ unpadded({"input_ids": [5, 6, 0, 0], "attention_mask": [1, 1, 0, 0]})       ->  
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -24,7 +24,12 @@ def labels_of(row: Mapping[str, Any]) -> Any:
     if labels is not None:
         return labels
     masks = [row[name] for name in LEARNED if row.get(name) is not None]
-    return [token if all(wanted) else NO_LOSS for token, *wanted in zip(ids, *masks, strict=True)] if masks else ids
+    return where_all(masks, ids) if masks else ids
+
+
+def where_all(masks: Sequence[Any], ids: Sequence[int]) -> list[int]:
+    """The tokens of which all of these masks say that they are learned, NO_LOSS elsewhere."""
+    return [token if all(wanted) else NO_LOSS for token, *wanted in zip(ids, *masks, strict=True)]
 
 
 def unpadded(row: Mapping[str, Any]) -> Mapping[str, Any]:
