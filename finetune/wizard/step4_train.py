@@ -21,7 +21,10 @@ MORE_RATE = (
     "Adapters need higher rates than full models and students."
 )
 NO_TASK = "none"
-MORE_TASK = "Each fills in how student and teacher are compared and what is measured; whatever it sets can still be changed."
+MORE_TASK = (
+    "Each fills in how student and teacher are compared and what is measured; whatever it sets can still be changed. Where the student "
+    'also learns from its own answers, it took longer in our tests and was no better: try "The same as the teacher" first.'
+)
 FEATURES = ("distillation.features.last", "distillation.features.layers", "distillation.features.relations")
 DISTILLING = ("distillation.objective", "distillation.supervise", "distillation.correct", *FEATURES, "distillation.cache")
 OF_ANOTHER_FAMILY = ("distillation.across_tokenizers",)  # a student that is made from its teacher has its tokenizer
