@@ -42,7 +42,7 @@ class Prompts:
     def __init__(self, rows: Rows, tokenizer: Any, seed: int, most: int) -> None:
         self.rows, self.tokenizer, self.most = rows, tokenizer, most
         self.order = np.random.default_rng(seed).permutation(len(rows))
-        hashes = np.asarray(rows.dataset["prompt_hash"])[self.order]
+        hashes = np.asarray(rows.dataset["prompt_hash"][:])[self.order]
         self.again = np.ones(len(self.order), bool)
         self.again[np.unique(hashes, return_index=True)[1]] = False
 

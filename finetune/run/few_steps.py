@@ -102,7 +102,7 @@ def _asked(context: RunContext, student: Any, teacher: list[Any], all_tokens: in
     setup = distillation_setup(context.beside(runtime=replace(context.runtime, cache_dir=cache)), student, teacher, look=False)
     setup.spec = setup.spec.model_copy(update={"on_policy": None})  # what practice takes is added by arithmetic
     whole = time.perf_counter() - start + LOOK
-    share = all_tokens / sum(context.data.train["length"])
+    share = all_tokens / sum(context.data.train["length"][:])
     say(asking=whole + clock.seconds("teacher cache") * (share - 1))
     return setup
 
@@ -110,7 +110,7 @@ def _asked(context: RunContext, student: Any, teacher: list[Any], all_tokens: in
 def _some_of_each_length(rows: Any, recipe: Recipe) -> Any:
     """The longest step's rows, then steps of rows of similar length from all lengths, in an order that can be cut anywhere."""
     together = recipe.training.batch_size * recipe.training.gradient_accumulation
-    order = np.argsort(-np.asarray(rows["length"]), kind="stable")
+    order = np.argsort(-np.asarray(rows["length"][:]), kind="stable")
     steps = [order[start : start + together] for start in range(0, len(order), together)]
     others = np.unique(np.linspace(1, len(steps) - 1, (ASKED_STEPS if recipe.all_teachers else MOST_STEPS) - 1).astype(int))[
         : len(steps) - 1

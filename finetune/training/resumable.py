@@ -200,7 +200,8 @@ class ResumableTrainer(TogetherTrainer):
         if type(sampler) is LengthGroupedSampler:
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             generator = torch.Generator().manual_seed(seed)
-            sampler = self.order = GroupedByLength(sampler.batch_size * self.processes.size, lengths=sampler.lengths, generator=generator)
+            lengths = sampler.lengths[:]  # one by one a column of a dataset is read a thousand times slower
+            sampler = self.order = GroupedByLength(sampler.batch_size * self.processes.size, lengths=lengths, generator=generator)
             if self.loaded is not None:
                 self.order.draw_from = self.loaded["order"]
         return sampler

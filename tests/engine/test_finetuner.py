@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import arrow_dataset
+from datasets.arrow_dataset import Column
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from workshop import StopAt, Workshop, recorded
 
@@ -35,15 +38,40 @@ METRICS = {"rouge1", "rougeL", "accuracy", "perplexity"}
 
 
 @pytest.fixture(scope="module")
-def tuned(shop: Workshop) -> tuple[LLMFineTuner, RunResult]:
+def one_by_one() -> Iterator[list[Any]]:
+    """The columns of a dataset of which single values were asked for, as long as runs of this module go on."""
+    asked: list[Any] = []
+
+    class Watched(Column):
+        def __getitem__(self, key: Any) -> Any:
+            asked.extend([self.column_name] * isinstance(key, int))
+            return super().__getitem__(key)
+
+        def __iter__(self) -> Iterator[Any]:
+            asked.append(self.column_name)
+            return super().__iter__()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow_dataset, "Column", Watched)
+        yield asked
+
+
+@pytest.fixture(scope="module")
+def tuned(shop: Workshop, one_by_one: list[Any]) -> tuple[LLMFineTuner, RunResult]:
     tuner = shop.tuner(shop.layer())
     return tuner, tuner.run()
 
 
 @pytest.fixture(scope="module")
-def distilled(shop: Workshop) -> tuple[LLMFineTuner, RunResult]:
+def distilled(shop: Workshop, one_by_one: list[Any]) -> tuple[LLMFineTuner, RunResult]:
     tuner = shop.tuner(shop.distilling())
     return tuner, tuner.run()
+
+
+@pytest.mark.usefixtures("tuned", "distilled")
+def test_columns_of_a_dataset_are_read_whole(one_by_one: list[Any]) -> None:
+    """A value at a time is a thousand times slower: a million rows took minutes before the first step."""
+    assert not one_by_one
 
 
 def scores(result: RunResult | dict[str, Any]) -> dict[str, Any]:

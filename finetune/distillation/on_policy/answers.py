@@ -53,7 +53,7 @@ class Prompts:
     def __init__(self, rows: Any, *, tokens: int, context: int) -> None:
         self.rows = rows
         known = "answer_start" in (getattr(rows, "column_names", None) or [])
-        starts = rows["answer_start"] if known else (start_of(rows[number]) for number in range(len(rows)))
+        starts = rows["answer_start"][:] if known else (start_of(rows[number]) for number in range(len(rows)))
         self.starts = {number: start for number, start in enumerate(starts) if start}  # of the rows that have a prompt
         self.numbers = list(self.starts)
         check_prompts(self.starts.values(), tokens=tokens, context=context)

@@ -20,7 +20,7 @@ def teacher_rows(recipe: Recipe, rows: Any, *, held_out: bool = False) -> list[i
     if recipe.teachers is None or recipe.routed_by is None:
         return None
     known = {each.rows.equals: number for number, each in enumerate(recipe.teachers) if each.rows}
-    routes = list(rows["route"])
+    routes = list(rows["route"][:])
     found = Counter(routes)
     strange = {route: count for route, count in found.items() if route not in known}
     if strange:
