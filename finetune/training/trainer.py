@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -356,13 +357,23 @@ class SupervisedTrainer(ResumableTrainer):
 
 
 def run_backbone(model: nn.Module, inputs: dict[str, Any], pad_id: int, *, masks: bool, **more: Any) -> Any:
-    """Outputs of a model below its head, without an attention mask where causality makes it superfluous (not `masks`)."""
-    if "position_ids" in inputs:
+    """Outputs of a model below its head, without an attention mask where causality makes it superfluous (not `masks`).
+
+    Padding before a text, which a collator of one's own may make, moves no token to another position.
+    """
+    if inputs.get("position_ids") is not None:
         more["position_ids"] = inputs["position_ids"]
     mask = inputs.get("attention_mask")
     if mask is None and masks:
         mask = right_padding_mask(inputs, pad_id)
-    elif mask is not None and not masks and ends_in_padding(mask):
-        mask = None
-    with nullcontext() if more.get("position_ids") is not None else nothing_packed():
+    elif mask is not None and ends_in_padding(mask):
+        mask = mask if masks else None
+    elif mask is not None and "position_ids" not in more and counts_positions(model):
+        more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)  # as generate() counts them
+    with nullcontext() if inputs.get("position_ids") is not None else nothing_packed():
         return backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more)
+
+
+def counts_positions(model: nn.Module) -> bool:
+    """Whether a model has a table of positions, as GPT-2 has, so that padding before a text would move it to other ones."""
+    return fixed_positions(model) is not None and "position_ids" in signature(backbone_of(model).forward).parameters

@@ -98,13 +98,15 @@ def test_training_is_the_plain_trainers_training(tmp_path) -> None:
     assert_same_weights(ours, theirs, tolerance=1e-6)
 
 
-def test_rows_padded_to_the_left_by_a_collator_of_ones_own_keep_their_ends(tmp_path) -> None:
-    def left(rows: list[dict]) -> dict[str, torch.Tensor]:
-        batch = Collator(0, mask=True)(rows)
-        shifts = [batch["input_ids"].shape[1] - len(row["input_ids"]) for row in rows]
-        turned = {name: [value.roll(shift) for value, shift in zip(tensor, shifts, strict=True)] for name, tensor in batch.items()}
-        return {name: torch.stack(values) for name, values in turned.items()}
+def left(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Padded on the left, as a tokenizer does that is set up for generation."""
+    batch = Collator(0, mask=True)(rows)
+    shifts = [batch["input_ids"].shape[1] - len(row["input_ids"]) for row in rows]
+    turned = {name: [value.roll(shift) for value, shift in zip(tensor, shifts, strict=True)] for name, tensor in batch.items()}
+    return {name: torch.stack(values) for name, values in turned.items()}
 
+
+def test_rows_padded_to_the_left_by_a_collator_of_ones_own_keep_their_ends(tmp_path) -> None:
     ours, theirs = pico("gpt_neox", dtype=torch.float64), pico("gpt_neox", dtype=torch.float64)
     settings = arguments(tmp_path)
     mine = SupervisedTrainer(model=ours, args=settings, train_dataset=Rows(pico_rows(8)), data_collator=left)
@@ -112,6 +114,14 @@ def test_rows_padded_to_the_left_by_a_collator_of_ones_own_keep_their_ends(tmp_p
     Trainer(model=theirs, args=settings, train_dataset=Rows(pico_rows(8)), data_collator=left).train()
     assert mine.real_tokens == sum(len(row["input_ids"]) for row in pico_rows(8))
     assert_same_weights(ours, theirs, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama"])
+def test_padding_on_the_left_moves_no_token_to_another_position(name: str, tmp_path) -> None:
+    padded, plain = pico(name, dtype=torch.float64), pico(name, dtype=torch.float64)
+    SupervisedTrainer(model=padded, args=arguments(tmp_path), train_dataset=Rows(pico_rows(8)), data_collator=left).train()
+    trainer_of(plain, tmp_path, pico_rows(8)).train()
+    assert_same_weights(padded, plain, tolerance=1e-6)
 
 
 def test_checkpointing_changes_nothing(tmp_path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from letters import tokenizer
-from pico import Rows, arguments, assert_same_weights, losses, pico, pico_rows
+from pico import VOCABULARY, Rows, arguments, assert_same_weights, losses, pico, pico_rows
 from test_distillation_loss import naive_divergence
 from test_programme import OBJECTIVES, cached, student_of, teacher_of
 from torch import Tensor
@@ -45,11 +45,11 @@ def ending(model: Any) -> Any:
     return model
 
 
-def run(folder: Any, on_policy: Any = SPEC, **changes: Any) -> tuple[Any, DistillationTrainer, Snapshots, Recorder]:
+def run(folder: Any, on_policy: Any = SPEC, tokenizers: Any = None, **changes: Any) -> tuple[Any, DistillationTrainer, Snapshots, Recorder]:
     """A student after two epochs of two steps each, the second with own answers."""
     recorder, seen = Recorder(), Snapshots()
     own = {name: changes.pop(name) for name in ("teacher_model", "cache", "objective", "alpha", "teacher_rows") if name in changes}
-    own = {"teacher_model": teacher_of(7), "alpha": 0.3, **own}
+    own = {"teacher_model": teacher_of(7), "alpha": 0.3, **own, **(tokenizers or {})}
     student = ending(changes.pop("student", None) or student_of())
     trainer = DistillationTrainer(
         student,
@@ -176,6 +176,16 @@ def test_accumulating_changes_nothing(tmp_path: Any) -> None:
     assert trainer.last_parts == pytest.approx(other.last_parts)
     assert trainer.last_parts.keys() == {"kl", "ce", "own_kl"}
     assert recorder.of(OwnAnswers)
+
+
+def test_the_student_writes_no_token_that_its_teacher_lacks(tmp_path: Any) -> None:
+    student = pico("llama", vocab_size=VOCABULARY + 16, tie_word_embeddings=False, dtype=torch.float64)
+    with torch.no_grad():
+        student.get_output_embeddings().weight[VOCABULARY:] *= 3  # likelier than the others together
+    both = {"processing_class": tokenizer(), "teacher_tokenizer": tokenizer()}
+    _, trainer, seen, _ = run(tmp_path, tokenizers=both, student=student)
+    assert trainer.last_parts["own_kl"] > 0
+    assert max(int(batch["input_ids"].max()) for _, batches, _ in seen.steps for batch in batches) < VOCABULARY
 
 
 @pytest.mark.parametrize("signal", ["hidden", "gradient"])

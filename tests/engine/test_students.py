@@ -6,12 +6,14 @@ import math
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lengths import few
 from pico import NAMES, deep, pico, pico_rows
 from transformers import AutoModelForCausalLM
+from zoo import build
 
 from finetune import registry
 from finetune.distillation.students import planned_student
@@ -114,6 +116,40 @@ def test_heads_that_say_nothing_are_the_ones_left_out_and_no_logit_changes(name:
     made = make_student(teacher, FromTeacher(heads=2), ROWS)
     assert (made.model.config.num_attention_heads, made.model.config.num_key_value_heads) == (2, 2)
     torch.testing.assert_close(made.model(IDS).logits, teacher(IDS).logits, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("diffllama", "what is left would not compute what it did in the teacher"),  # a head is compared with another one
+        ("bitnet", "other parts depend on its size too"),
+        ("falcon", NO_SIZE),
+        ("mamba", NO_SIZE),
+    ],
+)
+def test_heads_that_cannot_be_left_out_are_refused(name: str, why: str) -> None:
+    with pytest.raises(ModelError, match=f"The attention of a {name} cannot be made narrower here: {why}"):
+        make_student(build(name), FromTeacher(heads=2), ROWS)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_a_narrower_student_is_its_teacher_with_the_quietest_channels_at_zero(name: str) -> None:
+    teacher, quiet = (pico(name, n_inner=40) if name == "gpt2" else pico(name)), {}
+    readers = [layer.mlp.c_proj if name == "gpt2" else layer.mlp.down_proj for layer in layer_stack(teacher)]
+
+    def silence(reader: Any, args: Any) -> Any:
+        return (args[0].index_fill(-1, quiet[reader], 0.0),)
+
+    for reader in readers:
+        rows = []
+        with reader.register_forward_pre_hook(lambda _, args, rows=rows: rows.append(args[0][0].abs().mean(0))), torch.no_grad():
+            for row in ROWS:
+                teacher(torch.tensor([row["input_ids"]]))
+        quiet[reader] = torch.stack(rows).square().sum(0).argsort()[:8]
+    student = make_student(teacher, FromTeacher(ffn=32), ROWS).model
+    for reader in readers:
+        reader.register_forward_pre_hook(silence)
+    torch.testing.assert_close(student(IDS).logits, teacher(IDS).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_heads_that_share_keys_and_values_stay_as_many_in_every_group() -> None:

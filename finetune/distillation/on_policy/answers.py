@@ -19,7 +19,7 @@ import torch
 from finetune.data.tokens.labels import NO_LOSS, labels_of, unpadded
 from finetune.errors import RecipeError
 from finetune.training.decoding import batches, greedy, key_value_bytes, pad_left, pads_safely
-from finetune.training.head import causal_lm
+from finetune.training.head import causal_lm, head_of
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
 from finetune.training.resumable import random_states_now, set_random_states
 
@@ -37,11 +37,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Writing:
-    """How a student writes: until one of `stops`, at most so many `tokens`; `pad` fills short prompts."""
+    """How a student writes: until one of `stops`, at most so many `tokens`; `pad` fills short prompts.
+
+    Only tokens below `vocabulary`, if one is given: a teacher has no embedding of what else its student may have.
+    """
 
     stops: list[int]
     pad: int
     tokens: int
+    vocabulary: int | None = None
 
 
 class Prompts:
@@ -98,9 +102,11 @@ def write_answers(model: Any, prompts: Sequence[list[int]], how: Writing, *, see
     order = batches([len(prompt) for prompt in prompts], how.tokens, key_value_bytes(model))
     order = [[row] for batch in order for row in batch] if alone else order
     was_training, states = inner.training, random_states_now()
+    beyond = [] if how.vocabulary is None else [*range(how.vocabulary, head_of(inner).vocabulary)]
+    sampled = SAMPLED | ({"suppress_tokens": beyond} if beyond else {})
     inner.eval()
     try:
-        with torch.no_grad(), greedy(inner, how.stops, pad=how.pad, max_new_tokens=how.tokens, **SAMPLED):
+        with torch.no_grad(), greedy(inner, how.stops, pad=how.pad, max_new_tokens=how.tokens, **sampled):
             while True:
                 torch.manual_seed(seed)
                 try:

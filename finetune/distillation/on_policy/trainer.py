@@ -9,6 +9,7 @@ What the loss of such rows is, a subclass says in `rule`: their batches have the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -92,7 +93,8 @@ class OnPolicyTrainer(SupervisedTrainer):
         with self.accelerator.autocast():
             if self._alone is None:
                 self._alone = not pads(self.model, self.practice.asks, self.pad_id)
-            return write_answers(self.model, prompts, self._writing, seed=seed, alone=self._alone)
+            how = replace(self._writing, vocabulary=self.head().vocabulary)
+            return write_answers(self.model, prompts, how, seed=seed, alone=self._alone)
 
     def _parts(self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> list[dict[str, Any]]:
         if OWN not in inputs:

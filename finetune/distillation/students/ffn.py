@@ -36,7 +36,7 @@ class FeedForward:
         model = causal_lm(teacher)
         smaller, old, new = _smaller(model.config, amount)
         groups = groups_of(model.config, smaller, type(model)._from_config, old, new, WHAT)
-        student = narrowed(teacher, smaller, groups, rows, lambda importance: importance.topk(new).indices.sort().values)
+        student = narrowed(teacher, smaller, groups, rows, lambda importance: importance.topk(new).indices.sort().values, WHAT)
         asked = wanted_of(amount, old)
         rounded = "" if abs(asked - new) < 1 else f" (rounded to a multiple of {STEP})"
         said = f"The feed-forward parts keep the {new:,} of {old:,} channels that are most active{rounded}."
@@ -69,14 +69,14 @@ def kept_channels(amount: float, width: int) -> int:
 
 
 def _key_and_width(config: Any) -> tuple[str, int]:
-    from finetune.distillation.students.width import refusal
+    from finetune.distillation.students.width import EXPERTS, NO_SIZE, has_experts, refusal
 
     text = config.get_text_config()
-    if any("experts" in name and isinstance(value, int) and value > 1 for name, value in vars(text).items()):
-        raise refusal(config, WHAT, "it is a mixture of experts")
+    if has_experts(config):
+        raise refusal(config, WHAT, EXPERTS)
     key = next((key for key in KEYS if hasattr(text, key)), None)
     if key is None:
-        raise refusal(config, WHAT, "its configuration states no size for it alone")
+        raise refusal(config, WHAT, NO_SIZE)
     width = getattr(text, key)
     if width is None:  # of GPT-2 and its kin
         width = 4 * text.hidden_size

@@ -45,7 +45,7 @@ class Heads:
             first = best.new_tensor(range(0, old, old // shared))[:, None]
             return (first + best).flatten()
 
-        student = narrowed(teacher, smaller, groups, rows, kept, part=size)
+        student = narrowed(teacher, smaller, groups, rows, kept, WHAT, part=size)
         said = f"Every layer keeps the {new} of {old} attention heads that are most active{_rounded(amount, old, new)}."
         return Made(student, said, {"heads": new, "of_heads": old})
 
@@ -72,14 +72,21 @@ def kept_heads(amount: float, heads: int, groups: int) -> int:
 
 
 def _smaller(config: Any, amount: float) -> tuple[Any, int, int, int]:
-    """The configuration with fewer heads, how many there were and are, and the channels of each."""
+    """The configuration with fewer heads, how many there were and are, and the channels of each; ModelError if it has no number of them."""
+    from finetune.distillation.students.width import NO_SIZE, refusal
+
     text = config.get_text_config()
-    old = text.num_attention_heads
+    old = getattr(text, "num_attention_heads", None)
+    if not isinstance(old, int):  # a state space has none
+        raise refusal(config, WHAT, NO_SIZE)
     new = kept_heads(amount, old, _shared(text))
     size = getattr(text, "head_dim", None) or text.hidden_size // old
     smaller = copy.deepcopy(config)
     fewer = smaller.get_text_config()
-    fewer.num_attention_heads, fewer.head_dim = new, size
+    try:
+        fewer.num_attention_heads, fewer.head_dim = new, size
+    except AttributeError:  # Falcon's heads always fill its width
+        raise refusal(config, WHAT, NO_SIZE) from None
     if getattr(text, "num_key_value_heads", None) == old:
         fewer.num_key_value_heads = new
     return smaller, old, new, size

@@ -43,20 +43,29 @@ def check_rebuilt(student: nn.Module) -> None:
     That is what loading a saved student does. The weights are shared with it, not copied.
     """
     inner = causal_lm(student)
-    first = next(inner.parameters())
     why = ""
     try:
         again = rebuilt(inner, inner.config, inner.state_dict())
     except RuntimeError as error:
         why = str(error).splitlines()[-1].strip().rstrip(".")[:200]
     if not why:
-        ids = torch.arange(PROBE, device=first.device)[None] % inner.get_input_embeddings().weight.shape[0]
-        ours, theirs = (model(input_ids=ids, use_cache=False).logits.float() for model in (inner, again))
+        ours, theirs = (model(input_ids=probe(inner), use_cache=False).logits for model in (inner, again))
         check_finite(ours, inner)
-        off = float((ours - theirs).abs().max() / ours.abs().max())
-        if not off <= (1e-3 if first.dtype in (torch.float32, torch.float64) else 0.02):
+        off = off_by(theirs, ours)
+        if not off <= (1e-3 if ours.dtype in (torch.float32, torch.float64) else 0.02):
             why = f"its logits are {percent(off, 1)} off"
     if why:
         raise ModelError(
             f"A student cut out of {type(inner).__name__} would not be the same model when it is loaded again: {why}.", hint=READY_MADE
         )
+
+
+def probe(model: Any) -> Tensor:
+    """A few token ids [1, PROBE] that the model has."""
+    embeddings: Tensor = model.get_input_embeddings().weight
+    return torch.arange(PROBE, device=embeddings.device)[None] % embeddings.shape[0]
+
+
+def off_by(logits: Tensor, wanted: Tensor) -> float:
+    """The largest difference of two models' logits, as a share of the largest of those that are wanted."""
+    return float((logits.float() - wanted.float()).abs().max() / wanted.float().abs().max())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +25,13 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune.distillation.students import READY_MADE, Build, Rows
 from finetune.distillation.students.calibration import calibrated
-from finetune.distillation.students.rebuilding import check_rebuilt, rebuilt
+from finetune.distillation.students.rebuilding import check_rebuilt, off_by, probe, rebuilt
 from finetune.errors import ModelError
 from finetune.training.head import causal_lm
+from finetune.training.out_of_memory import ran_out
 
+NO_SIZE = "its configuration states no size for it alone"
+EXPERTS = "it is a mixture of experts"
 Kept = Callable[[Tensor], Tensor]  # from the importance [parts] of a group to the numbers of the parts that stay, in order
 
 
@@ -45,6 +48,10 @@ def refusal(config: Any, what: str, why: str) -> ModelError:
         f"The {what} of a {config.model_type} cannot be made narrower here: {why}.",
         hint=f"Leave out layers instead: --set model.from_teacher.layers=0.67. {READY_MADE}",
     )
+
+
+def has_experts(config: Any) -> bool:
+    return any("experts" in name and isinstance(value, int) and value > 1 for name, value in vars(config.get_text_config()).items())
 
 
 def groups_of(config: Any, smaller: Any, build: Build, old: int, new: int, what: str) -> list[Group]:
@@ -65,8 +72,7 @@ def groups_of(config: Any, smaller: Any, build: Build, old: int, new: int, what:
         owner_name, _, kind = name.rpartition(".")
         owner = whole.get_submodule(owner_name)
         if not isinstance(owner, nn.Linear | Conv1D):
-            experts = weight.dim() > 2 and not isinstance(owner, nn.Conv1d)
-            raise refusal(config, what, "it is a mixture of experts" if experts else f"{type(owner).__name__} spans all of its channels")
+            raise refusal(config, what, EXPERTS if has_experts(config) else f"{type(owner).__name__} spans all of its channels")
         if len(changed) > 1 or (weight.shape[changed[0]], shapes[name].shape[changed[0]]) != (old, new):
             raise refusal(config, what, f"{owner_name.rpartition('.')[2]} is several projections in one")
         group = groups[owner_name.rpartition(".")[0]]
@@ -76,31 +82,56 @@ def groups_of(config: Any, smaller: Any, build: Build, old: int, new: int, what:
                 raise refusal(config, what, "several layers read its channels")
             group.reader = owner_name
     if not groups:
-        raise refusal(config, what, "its configuration states no size for it alone")
+        raise refusal(config, what, NO_SIZE)
     if not all(group.reader and len(group.sides) > 1 for group in groups.values()):
         raise refusal(config, what, "its channels are not written and read in one place")
     return list(groups.values())
 
 
 @torch.no_grad()
-def narrowed(teacher: nn.Module, smaller: Any, groups: list[Group], rows: Rows, kept: Kept, *, part: int = 1) -> Any:
+def narrowed(teacher: nn.Module, smaller: Any, groups: list[Group], rows: Rows, kept: Kept, what: str, *, part: int = 1) -> Any:
     """A copy of the teacher with the configuration `smaller`, of each group only the parts of `part` channels that `kept` chooses.
 
-    Raises ModelError if a model built from the teacher's configuration is not the teacher.
+    Raises ModelError if a model built from the teacher's configuration is not the teacher, or if the copy is not the teacher with all
+    other channels at zero: then something else depends on their number or their order.
     """
     check_rebuilt(teacher)
     inner = causal_lm(teacher)
     found = importance(inner, [group.reader for group in groups], rows, part)
     weights = {name: weight.detach() for name, weight in inner.state_dict().items()}
     copied = {name: weight.clone() for name, weight in weights.items()}
+    entering: dict[str, Tensor] = {}
     for group in groups:
         parts = kept(found[group.reader])
-        channels = (parts[:, None] * part + torch.arange(part, device=parts.device)).flatten()
+        entering[group.reader] = channels = (parts[:, None] * part + torch.arange(part, device=parts.device)).flatten()
         for name, side in group.sides.items():
             copied[name] = weights[name].index_select(side, channels.to(weights[name].device))
-    student = rebuilt(inner, smaller, copied)
+    try:
+        student = rebuilt(inner, smaller, copied)
+        same = _is_silenced(student, inner, entering)
+    except RuntimeError as error:
+        if ran_out(error):
+            raise
+        raise refusal(inner.config, what, "other parts depend on its size too") from None
+    if not same:
+        raise refusal(inner.config, what, "what is left would not compute what it did in the teacher")
     student.generation_config = copy.deepcopy(inner.generation_config)
     return student
+
+
+def _is_silenced(student: nn.Module, teacher: nn.Module, entering: Mapping[str, Tensor]) -> bool:
+    """Whether a student answers like its teacher with zeros in place of the other channels than those `entering` a layer, by its name."""
+
+    def silenced(kept: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        return lambda _, args: (torch.zeros_like(args[0]).index_copy(-1, kept, args[0].index_select(-1, kept)), *args[1:])
+
+    ids = probe(teacher)
+    with ExitStack() as hooks:
+        for name, kept in entering.items():
+            hooks.enter_context(teacher.get_submodule(name).register_forward_pre_hook(silenced(kept)))
+        wanted = teacher(input_ids=ids, use_cache=False).logits
+    exact = wanted.dtype in (torch.float32, torch.float64)
+    return off_by(student(input_ids=ids, use_cache=False).logits, wanted) <= (1e-3 if exact else 0.1)
 
 
 def importance(model: nn.Module, readers: list[str], rows: Rows, part: int = 1) -> dict[str, Tensor]:
