@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune.benchmark.json_answers import NO_JSON, as_json
+from finetune.letters import word_count
 
 OF_SHORT = "accuracy"
 LABEL_WORDS, LABEL_LETTERS = 5, 40  # at most, of an answer that is right or wrong as a whole
@@ -28,7 +29,7 @@ def fitting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _is_short(text: str) -> bool:
-    return 0 < len(text.split()) <= LABEL_WORDS and len(text) <= LABEL_LETTERS
+    return 0 < word_count(text) <= LABEL_WORDS and len(text) <= LABEL_LETTERS
 
 
 KINDS: list[tuple[Callable[[str], Any], float, list[str]]] = [  # and the share of the references that must be of this kind

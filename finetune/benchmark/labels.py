@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from finetune.formatting import strip_control_chars
+from finetune.letters import FULL_STOPS, without_case
 
 
 def as_label(text: str) -> str:
     """A text without its case, spacing and full stop, " SPAM. " as "spam": two short answers are the same where these are."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(".").rstrip()
+    return " ".join(without_case(text).split()).rstrip(FULL_STOPS).rstrip()
 
 
 def reference_labels(scores: Mapping[str, Any]) -> list[str]:

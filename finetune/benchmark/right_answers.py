@@ -18,9 +18,13 @@ import evaluate
 
 from finetune.benchmark.labels import as_label
 from finetune.errors import BenchmarkError
+from finetune.letters import as_seen
 
-DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
-NUMBER = re.compile(rf"((?<![\w.])(?:[-−][$€£]?|[$€£][-−]))?({DIGITS})")  # a minus between two numbers is no sign
+# 1.234,56 and 3,5, but not two numbers of a list such as 1,2,3 or (1,2); then 1,234.5 and 12,34,567.8 and 1 234.5 and 1234.5 and .5
+COMMA = r"\d{1,3}(?:[.\xa0\u202f]\d{3})+,\d+|(?<![\d,.(\[])\d+,(?!\d{3}(?!\d))\d+(?!,?\d)"
+POINT = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|\d{1,3}(?:[\xa0\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+NUMBER = re.compile(rf"((?<![\w.])(?:[-−][$€£]?|[$€£][-−]))?(?:({COMMA})|({POINT}))")  # a minus between two numbers is no sign
+ARABIC = str.maketrans("٫٬", ".,")
 
 
 class Accuracy(evaluate.Metric):  # type: ignore[misc]
@@ -64,7 +68,7 @@ class ExactMatch(Accuracy):
 class LastNumber(Accuracy):
     """An answer is right whose last number is the reference's last number, as GSM8K counts (Cobbe et al. 2021, arXiv 2110.14168).
 
-    1,234 is 1234, $18.00 is 18. A row whose reference has no number does not count.
+    1,234 is 1234, $18.00 is 18, 3,5 is 3.5. A row whose reference has no number does not count.
     """
 
     key = "last_number"
@@ -89,7 +93,10 @@ class LastNumber(Accuracy):
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number in a text, None if it has none: commas between groups of three digits are left out."""
-    found = NUMBER.findall(text)
-    minus, digits = found[-1] if found else ("", "")
-    return Decimal(f"{'-' if minus else ''}{digits.replace(',', '')}") if found else None
+    """The last number in a text, None if it has none: what parts groups of digits is left out, and a decimal comma is a point."""
+    found = NUMBER.findall(as_seen(text).translate(ARABIC))
+    if not found:
+        return None
+    minus, comma, point = found[-1]
+    digits = re.sub(r"[.\s]", "", comma).replace(",", ".") or re.sub(r"[,\s]", "", point)
+    return Decimal(f"{'-' if minus else ''}{digits}")

@@ -3,12 +3,11 @@
     Rouge().compute(predictions=["the cat sat"], references=["a cat sat"])   # {"rouge1": 0.66..., "rouge2": 0.5, "rougeL": 0.66...}
 
 Words are stemmed (Porter), as is usual for English. rouge-score's tokenizer drops every character outside a-z, so perfect answers in
-most languages score 0; ours keeps them, and gives the same words as rouge-score's for plain English.
+most languages score 0; `finetune.letters.words` keeps them, and gives the same words as rouge-score's for plain English.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +16,10 @@ import evaluate
 from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 
+from finetune.letters import words
+
 KEYS = ("rouge1", "rouge2", "rougeL")
 SETTINGS = {"score": "F-measure", "stemmer": "porter"}
-# Scripts written without spaces between words: each character counts as a word.
-UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
 class Rouge(evaluate.Metric):  # type: ignore[misc]
@@ -54,15 +53,4 @@ class Words:
         self.stemmer = PorterStemmer()
 
     def tokenize(self, text: str) -> list[str]:
-        spaced = "".join(self._spaced(character) for character in unicodedata.normalize("NFC", text).lower())
-        return [self.stemmer.stem(word) if len(word) > 3 and word.isascii() else word for word in spaced.split()]
-
-    @staticmethod
-    def _spaced(character: str) -> str:
-        if character.isascii():
-            return character if character.isalnum() else " "
-        if unicodedata.category(character)[0] not in "LMN":
-            return " "
-        # A mark (Thai vowel signs, say) belongs to the letter before it.
-        alone = unicodedata.category(character)[0] != "M" and unicodedata.name(character, "").startswith(UNSPACED)
-        return f" {character}" if alone else character
+        return [self.stemmer.stem(word) if len(word) > 3 and word.isascii() else word for word in words(text)]

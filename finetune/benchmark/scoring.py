@@ -44,7 +44,7 @@ from finetune.training.out_of_memory import MEMORY_ERRORS, ran_out
 if TYPE_CHECKING:
     from finetune.benchmark.harness_model import TaskScores
 
-VERSION = 7  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
+VERSION = 8  # version of the scoring: raise it when numbers would change, so that cached base scores are recomputed
 RETAINED = ("rougeL", *RIGHT)  # more is better; "36 % of the perplexity" says nothing to anybody
 
 

@@ -15,6 +15,7 @@ from finetune.data.endings import READABLE
 from finetune.data.files import DataFile
 from finetune.errors import BadRow, UnknownFormat
 from finetune.foreign import UNPACKED
+from finetune.letters import shortened
 
 MARKS = [(codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")]
 MARKS += [(codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]
@@ -101,7 +102,7 @@ def words_beyond_ascii(file: DataFile, encoding: str) -> list[str]:
             found |= dict.fromkeys(islice(words, SHOWN_WORDS))
         if len(found) >= SHOWN_WORDS or looked == LOOKED_AT:
             break
-    return [word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…" for word in islice(found, SHOWN_WORDS)]
+    return [shortened(word, LONGEST_WORD) for word in islice(found, SHOWN_WORDS)]
 
 
 def _narrow(start: bytes, rest: Iterator[bytes]) -> str:

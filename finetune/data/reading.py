@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from pyarrow import RecordBatch
 
-VERSION = 15  # part of every fingerprint: raise it when the same file would give other rows
+VERSION = 16  # part of every fingerprint: raise it when the same file would give other rows
 SAMPLE = 200  # records that are read before the format is decided
 BATCH = 1000
 

@@ -36,6 +36,7 @@ from finetune.benchmark.student_verdict import verdict_on
 from finetune.data.tokens.turns import SYSTEM as IN_QUESTION
 from finetune.foreign import reading
 from finetune.formatting import counted, percent, strip_control_chars, student_parts
+from finetune.letters import shortened
 from finetune.publish.card_distillation import distillation_lines
 from finetune.publish.card_metadata import PROJECT, covers, front_matter, safe, title_of
 from finetune.publish.exported_files import files_for_other_programs, to_upload
@@ -321,7 +322,7 @@ def _recipe(recipe: Recipe) -> str:
 
 def _fenced(text: str, language: str = "text", *, clip: bool = True) -> str:
     """A code block that no content can break out of."""
-    shown = text if not clip or len(text) <= LONGEST_SAMPLE else text[:LONGEST_SAMPLE] + "…"
+    shown = shortened(text, LONGEST_SAMPLE) if clip else text
     fence = "```"
     while fence in shown:
         fence += "`"

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from finetune.formatting import beside_ignored, count, counted, percent, strip_control_chars
+from finetune.letters import last_letters
 from finetune.registry import title
 from finetune.screen.tables import block, pairs
 
@@ -95,6 +96,6 @@ def _example(pieces: Sequence[Mapping[str, Any]], ascii_only: bool) -> Renderabl
         piece, learned = pieces[number], pieces[number]["supervised"]
         words = " ".join(strip_control_chars(piece["text"]).split())
         mark = ("> " if learned else "| ") if ascii_only else ("▌ " if learned else "│ ")
-        shown = words if number == last or len(words) <= 60 else "…" * (not ascii_only) + words[-60:]
+        shown = words if number == last or len(words) <= 60 else "…" * (not ascii_only) + last_letters(words, 60)
         lines.append(Text(f"{mark}{shown}", style="green" if learned else "quiet", no_wrap=True, overflow="ellipsis"))
     return Group(*lines)

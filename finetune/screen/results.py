@@ -42,6 +42,7 @@ from finetune.benchmark.student_verdict import verdict_on
 from finetune.errors import RecipeError
 from finetune.export.offer import in_reach, usual_type
 from finetune.formatting import count, size, strip_control_chars, times
+from finetune.letters import shortened
 from finetune.publish.usage import in_short
 from finetune.recipe import Recipe
 from finetune.run_folder import RunFolder, run_again
@@ -254,5 +255,4 @@ def _answer(text: str, *, good: bool) -> Text:
 
 
 def _clip(text: str, most: int) -> str:
-    words = " ".join(strip_control_chars(text).split())
-    return words if len(words) <= most else words[: most - 1] + "…"
+    return shortened(" ".join(strip_control_chars(text).split()), most)

@@ -36,6 +36,25 @@ def test_endings_do_not_count():
 
 
 @pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("12月 ガイド", "１２月 ｶﾞｲﾄﾞ"),
+        ("tie\u0302\u0301ng Vie\u0323\u0302t", "tiếng Việt"),
+        ("İyi günler", "iyi günler"),
+        ("שלום\u200f", "שלום"),
+        ("श्री", "श्\u200dरी"),
+    ],
+)
+def test_width_marks_and_what_is_not_seen_do_not_count(answer, reference):
+    assert Rouge().compute(predictions=[answer], references=[reference])["rouge1"] == 1.0
+
+
+def test_a_number_between_letters_without_spaces_is_a_word_of_its_own():
+    """月 and 日 are right, and 3 of the 6 words."""
+    assert Rouge().compute(predictions=["3月12日"], references=["5月14日"])["rouge1"] == 0.5
+
+
+@pytest.mark.parametrize(
     ("text", "half"),
     [
         ("Привет большой мир", "Привет большой дом"),

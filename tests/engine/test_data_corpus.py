@@ -219,7 +219,7 @@ REFUSED: dict[str, Case] = {
         *one("a.parquet", parquet({name: pa.array([], pa.string()) for name in ("question", "answer")})), said=("contains no rows",)
     ),
     "bytes for text": Case(*one("a.parquet", parquet({"question": [b"a", b"b"], "answer": [b"c", b"d"]})), said=("has bytes",)),
-    "columns nobody knows": Case(*one("a.csv", b"frage,antwort\na,b\nc,d\n"), said=("a.csv has the columns frage, antwort",)),
+    "columns nobody knows": Case(*one("a.csv", b"galdera,erantzuna\na,b\nc,d\n"), said=("a.csv has the columns galdera, erantzuna",)),
     "a column twice": Case(*one("a.csv", b"question,answer,answer\na,b,c\n"), said=("question, answer 1, answer 2: prompts in",)),
     "a column that is not there": Case(
         *one("a.csv", table(ASCII).encode(), columns={"text": "anser"}), said=("'anser'", "Did you mean answer?")

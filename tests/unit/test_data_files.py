@@ -223,7 +223,7 @@ REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     "no JSON at all": ("a.json", b"hello there", BadRow, r"^a\.json, line 1: this is not valid JSON"),
     "columns of different lengths": ("a.json", b'{"question": ["a", "b"], "answer": ["c"]}', BadRow, "question: 2, answer: 1"),
     "a list of numbers": ("a.json", b"[1, 2, 3]", BadRow, "not an object"),
-    "unknown columns": ("a.jsonl", b'{"frage": "a", "antwort": "b"}\n' * 3, UnknownFormat, "has the columns frage, antwort"),
+    "unknown columns": ("a.jsonl", b'{"galdera": "a", "erantzuna": "b"}\n' * 3, UnknownFormat, "has the columns galdera, erantzuna"),
     "a column that is always null": (
         "a.jsonl",
         b'{"question": "a", "answer": null}\n' * 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pytest
@@ -249,7 +250,29 @@ def test_names_that_say_what_columns_are_decide_which_are_proposed() -> None:
     assert "--set dataset.columns.prompt=question --set dataset.columns.completion=label" in str(unknown.value.hint), "not a part of it"
 
 
-@pytest.mark.parametrize("asked", ["pergunta", "user", "input"])
+@pytest.mark.parametrize(
+    ("names", "format"),
+    [
+        (["回答", "分類", "質問"], "question_answer"),
+        (["Antwort", "Frage"], "question_answer"),
+        (["respuesta", "Pregunta "], "question_answer"),
+        (["Réponse", "Question"], "question_answer"),
+        (["trả lời", unicodedata.normalize("NFD", "Câu hỏi")], "question_answer"),
+        (["الجواب", "السؤال"], "question_answer"),
+        (["उत्तर", "प्रश्न"], "question_answer"),
+        (["输出", "输入", "指令"], "instruction"),
+    ],
+)
+def test_questions_and_answers_are_known_in_other_languages_wherever_they_stand(names: list[str], format: str) -> None:
+    row = dict.fromkeys(names, "in between") | {names[0]: "a", names[-1]: "q"}
+    found = detect(names, [row], None, "rows.csv")
+    assert found.name == format
+    asked, answered = found.to_messages(row)
+    assert asked["content"].startswith("q")
+    assert answered["content"] == "a"
+
+
+@pytest.mark.parametrize("asked", ["galdera", "user", "input"])
 def test_a_context_is_not_taken_for_the_question_where_another_column_may_have_it(asked: str) -> None:
     row = {"context": "It rains in Oslo.", asked: "Where does it rain?", "answers": {"text": ["Oslo"], "answer_start": [12]}}
     with pytest.raises(UnknownFormat, match=asked):

@@ -41,12 +41,12 @@ def test_only_a_fine_tuned_model_is_said_to_learn_the_marked_part_alone(tmp_path
 
 
 def test_unknown_columns_are_shown_to_be_mapped(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("frage,antwort\na,b\n")
+    (tmp_path / "a.csv").write_text("galdera,erantzuna\na,b\n")
     preview = preview_source(DatasetSpec(source=str(tmp_path / "a.csv")))
     assert preview.format is None
-    assert preview.columns == ["frage", "antwort"]
-    assert preview.records == [{"frage": "a", "antwort": "b"}]
-    assert "frage, antwort" in str(preview.problem)
+    assert preview.columns == ["galdera", "erantzuna"]
+    assert preview.records == [{"galdera": "a", "erantzuna": "b"}]
+    assert "galdera, erantzuna" in str(preview.problem)
 
 
 def test_bad_rows_among_the_first_are_listed(tmp_path: Path) -> None:

@@ -216,15 +216,15 @@ def test_a_wrong_guess_of_the_columns_is_one_answer_to_correct(empty_folder: Pat
     assert prompter.asked.count("dataset.reading-2") == 1, "what the correction did is shown and asked about again"
 
 
-@pytest.mark.parametrize(("subject", "chosen"), [("Rückfrage", {}), ("Eine Frage", {"dataset__columns__prompt": "Frage"})])
+@pytest.mark.parametrize(("subject", "chosen"), [("Rückfrage", {}), ("Eine Frage", {"dataset__columns__prompt": "Galdera"})])
 def test_the_columns_with_sentences_are_offered_first_and_for_the_answer_those_behind_the_prompt(
     empty_folder: Path, subject: str, chosen: dict[str, str]
 ) -> None:
     row = f"2024/03/02 9:15:02 AM MEZ,{subject},Wo ist es?,In der Kiste.,offen\n"
-    (empty_folder / "form.csv").write_text("Timestamp,Betreff,Frage,Antwort,Status\n" + row * 30)
+    (empty_folder / "form.csv").write_text("Timestamp,Betreff,Galdera,Erantzuna,Status\n" + row * 30)
     columns = ask(enter_all_the_way(dataset__source="form.csv", **chosen)).dataset.columns
     assert columns is not None
-    assert (columns.prompt, columns.completion) == ("Frage", "Antwort")
+    assert (columns.prompt, columns.completion) == ("Galdera", "Erantzuna")
 
 
 @pytest.mark.parametrize(("names", "row"), [("text,category,id", "You have won,spam,x"), ("text,category,weight", "You have won,spam,1")])

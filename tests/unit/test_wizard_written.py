@@ -118,7 +118,7 @@ def test_answers_of_ones_own_can_be_left_for_better_ones() -> None:
 
 @pytest.mark.parametrize("name", ["fragen.txt", "fragen.csv"])
 def test_lines_of_text_may_be_prompts_for_another_model(name: str) -> None:
-    Path(name).write_text("Frage\n" * name.endswith(".csv") + "".join(f"Wie lang ist der Fluss Nummer {n}?\n" for n in range(20)))
+    Path(name).write_text("Galdera\n" * name.endswith(".csv") + "".join(f"Wie lang ist der Fluss Nummer {n}?\n" for n in range(20)))
     recipe, prompter = asked({"dataset.source": "a file", "dataset.file": name, "dataset.reading": "written", **WRITER})
     assert (recipe.dataset.answers, recipe.teacher and recipe.teacher.model) == ("teacher", "qwen")
     assert "columns" not in [choice.value for choice in prompter.offered["dataset.reading"]], "there is one"

@@ -12,6 +12,7 @@ from typing import Any
 from finetune.benchmark.answers import Answer, all_answers, ordered_by, worst
 from finetune.benchmark.names import NAMES, number
 from finetune.benchmark.report.html import Html, element, joined, section
+from finetune.letters import whole_letters
 
 SHOWN = 6
 WORST = 5
@@ -65,4 +66,5 @@ def _words(text: str, kind: str = "", longest: int = LONGEST) -> Html:
 def clipped(text: str, longest: int) -> str:
     """The beginning of a long text, and how much was left out."""
     text = text.strip("\n")
-    return text if len(text) <= longest else f"{text[:longest]} … ({len(text) - longest:,} more characters)"
+    cut = whole_letters(text, longest)
+    return text if len(text) <= longest else f"{text[:cut]} … ({len(text) - cut:,} more characters)"

@@ -32,6 +32,7 @@ from finetune import registry
 from finetune.data.formats.beside import Beside
 from finetune.data.formats.cells import Message, find_column, only_text
 from finetune.data.formats.exports import IN_ONE_ROW, what_it_is
+from finetune.data.formats.languages import in_english
 from finetune.data.formats.marks import judgement
 from finetune.data.formats.messages import Messages
 from finetune.data.formats.prompt_completion import PAIRS, PromptCompletion
@@ -130,7 +131,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     texts = [name for name in columns if all(_is_text(row.get(name)) for row in sample) and not NUMBER_OF.search(name)]
     opened = [{**row, **parts(row)} for row in sample]
     said = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
-    likely = sorted([*said, *texts], key=lambda name: name.strip().lower() in COMPLETIONS)  # which are no prompts
+    likely = sorted([*said, *texts], key=lambda name: in_english(name) in COMPLETIONS)  # which are no prompts
     likely = [name for name in likely if prompt is None or name.strip().lower() not in PARTS]
     proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely])) or sorted(
         columns, key=lambda name: NUMBER_OF.search(name) is not None
@@ -159,9 +160,13 @@ def _is_sentence(name: str) -> bool:
 
 def asked_and_answered(likely: Sequence[str], sample: Sequence[dict[str, Any]]) -> list[str]:
     """The column whose name says that it answers, behind the longest of the others; none if no name says it."""
-    answer = next(filter(ANSWERS.search, likely), None)
-    asked = [name for name in likely if not ANSWERS.search(name) and find_column([name], *PARTS) is None]
+    answer = next(filter(_answers, likely), None)
+    asked = [name for name in likely if not _answers(name) and find_column([name], *PARTS) is None]
     return [max(asked, key=lambda name: sum(len(str(row.get(name))) for row in sample)), answer] if asked and answer else []
+
+
+def _answers(name: str) -> bool:
+    return ANSWERS.search(in_english(name)) is not None
 
 
 def parts(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypedDict
 
+from finetune.data.formats.languages import in_english
 from finetune.data.json_values import Number
 from finetune.data.rows import RowProblem
 
@@ -53,7 +54,7 @@ def is_blank(turn: Message) -> bool:
 
 
 def find_column(columns: Sequence[str], *names: str) -> str | None:
-    """The first of `names` that is among `columns`, whatever its case; also "System Prompt" for system_prompt."""
+    """The first of `names` that is among `columns`, whatever its case; also "System Prompt" for system_prompt, and Frage for question."""
     known = _by_lower_case(tuple(columns))
     return next((known[name] for name in names if name in known), None)
 
@@ -61,7 +62,8 @@ def find_column(columns: Sequence[str], *names: str) -> str | None:
 @lru_cache(maxsize=64)  # formats and marks ask for hundreds of names in the same columns
 def _by_lower_case(columns: tuple[str, ...]) -> dict[str, str]:
     lower = {column.strip().lower(): column for column in reversed(columns)}
-    return {re.sub("[ -]", "_", name): column for name, column in lower.items()} | lower
+    english = {in_english(column): column for column in reversed(columns)}
+    return english | {re.sub("[ -]", "_", name): column for name, column in lower.items()} | lower
 
 
 def is_missing(value: Any) -> bool:

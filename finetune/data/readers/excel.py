@@ -21,6 +21,7 @@ from finetune.data.rows import Row, SkippedRow, check_column_names, told_apart, 
 from finetune.errors import BadRow, DatasetError, EmptyDataset
 from finetune.foreign import AGAIN, COLUMNS, PACKING, UNPACKED
 from finetune.formatting import size
+from finetune.letters import shortened
 from finetune.recipe import DatasetSpec
 
 SMALL = 5_000_000  # bytes that every workbook may have
@@ -87,7 +88,7 @@ def _without_headings(lines: Iterator[Line], wide: set[int], file: DataFile) -> 
             yield number, cells
         elif not headed:
             headed = True
-            file.remarks.append(HEADINGS.format(name=file.name, heading=str(filled(cells)[0])[:SHOWN]))
+            file.remarks.append(HEADINGS.format(name=file.name, heading=shortened(str(filled(cells)[0]), SHOWN)))
 
 
 def _with_rows(names: dict[Any, list[Any]], wanted: set[str], merged: Mapping[Any, Merged]) -> Any:

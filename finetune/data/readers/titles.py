@@ -11,6 +11,7 @@ from itertools import chain, islice
 from typing import Any
 
 from finetune.data.formats import is_known
+from finetune.letters import shortened
 
 MOST = 10  # lines
 SHOWN = 60  # characters
@@ -39,6 +40,6 @@ def filled(cells: Sequence[Any]) -> list[Any]:
 
 def about_titles(name: str, titles: Sequence[str]) -> str:
     """What a person should know about lines that are not read."""
-    shown = titles[0] if len(titles[0]) <= SHOWN else f"{titles[0][:SHOWN]}..."
+    shown = shortened(titles[0], SHOWN)
     more = f" and {len(titles) - 1} more" if len(titles) > 1 else ""
     return f"{name}: `{shown}`{more} above the names of the columns is not read."

@@ -14,6 +14,7 @@ from itertools import accumulate, takewhile
 from prompt_toolkit.utils import get_cwidth
 
 from finetune.formatting import strip_control_chars
+from finetune.letters import last_letters, whole_letters
 from finetune.wizard.asking.prompter import Fragments, plain
 
 _START = re.compile(r" *(?:[│▌|] )?")  # what a broken line begins with again: its indentation and the bar at its edge
@@ -40,13 +41,17 @@ def columns_fit(rows: Sequence[tuple[str, str]], width: int) -> bool:
 
 def beginning(text: str, cells: int) -> str:
     """As much of the beginning of a text as fits into so many columns; a Chinese or Japanese letter takes two."""
-    ends = accumulate(map(get_cwidth, text))
-    return text[: sum(1 for _ in takewhile(lambda end: end <= cells, ends))]
+    return text[: whole_letters(text, _fitting(text, cells))]
 
 
 def end(text: str, cells: int) -> str:
     """As much of the end of a text as fits."""
-    return beginning(text[::-1], cells)[::-1]
+    return last_letters(text, _fitting(text[::-1], cells))
+
+
+def _fitting(text: str, cells: int) -> int:
+    ends = accumulate(map(get_cwidth, text))
+    return sum(1 for _ in takewhile(lambda end: end <= cells, ends))
 
 
 def rows_of(fragments: Fragments, width: int) -> int:

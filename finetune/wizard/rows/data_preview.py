@@ -20,6 +20,7 @@ from finetune.data.files import looks_local, named_files
 from finetune.errors import DatasetError
 from finetune.events import Recorder
 from finetune.formatting import counted, strip_control_chars
+from finetune.letters import shortened
 from finetune.recipe import DatasetSpec
 from finetune.system.paths import accessing, typed_path
 from finetune.wizard import preload
@@ -130,7 +131,7 @@ def _shortened(text: str, most: int) -> list[str]:
     lines = [line.expandtabs(4) for line in strip_control_chars(text).splitlines() if line.strip()]
     if len(lines) > most:
         lines = [*lines[: most - 1], f"… {len(lines) - most + 1} more lines"]
-    return [line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…" for line in lines]
+    return [shortened(line, LONGEST_LINE) for line in lines]
 
 
 @lru_cache(maxsize=32)

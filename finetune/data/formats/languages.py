@@ -1,0 +1,33 @@
+"""Names of columns in other languages than English: a question and its answer, and an instruction with its input and output.
+
+in_english("Antwort")       # "answer"
+in_english("回答")           # "answer"
+in_english("price")         # "price"
+"""
+
+from __future__ import annotations
+
+from finetune.letters import as_seen
+
+NAMES = {
+    "question": (
+        "frage, pregunta, pergunta, questão, domanda, vraag, fråga, spørgsmål, spørsmål, kysymys, pytanie, otázka, pitanje, kérdés, "
+        "întrebare, soru, pertanyaan, soalan, câu hỏi, вопрос, питання, запитання, въпрос, ερώτηση, سؤال, السؤال, سوال, پرسش, שאלה, השאלה, "
+        "प्रश्न, सवाल, প্রশ্ন, คำถาม, 質問, 問い, 问题, 問題, 提问, 提問, 질문, 물음"
+    ),
+    "answer": (
+        "antwort, respuesta, resposta, réponse, risposta, antwoord, svar, vastaus, odpowiedź, odpověď, odpoveď, odgovor, válasz, răspuns, "
+        "cevap, yanıt, jawaban, jawapan, trả lời, câu trả lời, ответ, відповідь, отговор, απάντηση, جواب, الجواب, إجابة, الإجابة, پاسخ, "
+        "תשובה, התשובה, उत्तर, जवाब, উত্তর, คำตอบ, 回答, 答え, 解答, 答案, 答复, 答覆, 回复, 回覆, 답변, 대답, 답"
+    ),
+    "instruction": "指示, 指令, 지시, 지시문",
+    "input": "入力, 输入, 輸入, 입력",
+    "output": "出力, 输出, 輸出, 출력",
+}
+_ENGLISH = {name: english for english, names in NAMES.items() for name in names.split(", ")}
+
+
+def in_english(name: str) -> str:
+    """The English name of a column, in lower case; its own where it has none."""
+    name = as_seen(name).strip().lower()
+    return _ENGLISH.get(name, name)

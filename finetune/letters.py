@@ -1,0 +1,109 @@
+"""Letters of any script: the words of a text, also where none has spaces, and texts cut between letters.
+
+words("It's 5 km.")         # ["it", "s", "5", "km"]
+words("東京は 12月")          # ["東", "京", "は", "12", "月"]: where there are no spaces between words, each letter is one
+shortened("naïve", 4)       # "na…", also where the ï is an i with a mark behind it
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+from typing import Literal
+
+# Scripts written without spaces between words, by the names of their letters.
+UNSPACED = ("CJK ", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
+LETTERS_OF_A_WORD = 3  # there, about
+FULL_STOPS = ".。।॥۔։።။។"  # of Chinese and Japanese, Hindi, Urdu, Armenian, Amharic, Burmese, Khmer
+# Wide and narrow forms are the usual letters; joiners and marks of direction are not seen; the space without width parts words.
+_AS_SEEN: dict[int, str | None] = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFFEF)}
+_AS_SEEN |= dict.fromkeys((0xAD, 0x61C, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF)) | {0x200B: " "}
+_DOTTED = "i\u0307"  # what a Turkish capital İ becomes
+_Kind = Literal["part", "word", "mark", "none"]
+
+
+def as_seen(text: str) -> str:
+    """A text as a reader sees it: composed (NFC), in letters of the usual width, without characters that only steer how it is shown."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text.translate(_AS_SEEN))
+
+
+def without_case(text: str) -> str:
+    """Lower case in which both forms of a letter are the same, also those of the Turkish i with and without a dot."""
+    return as_seen(text).casefold().replace(_DOTTED, "i").replace("ı", "i")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case; of scripts without spaces each letter is one."""
+    found: list[str] = []
+    ends = True
+    for character in as_seen(text).lower().replace(_DOTTED, "i"):
+        kind = _kind(character)
+        if (kind == "mark" and found) or (kind == "part" and not ends):
+            found[-1] += character
+        elif kind != "none":
+            found.append(character)
+        ends = kind in ("none", "word") or (ends and kind == "mark")
+    return found
+
+
+def word_count(text: str) -> int:
+    """How many words with blanks between them a text has; of scripts without spaces about."""
+    return sum(max(1, -(-sum(_kind(letter) == "word" for letter in part) // LETTERS_OF_A_WORD)) for part in text.split())
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether most words of a text are letters of scripts without spaces."""
+    pieces = words(text)
+    return 2 * sum(_kind(piece[0]) == "word" for piece in pieces) > len(pieces)
+
+
+@lru_cache(maxsize=4096)
+def _kind(character: str) -> _Kind:
+    """Whether a character is a part of a word, a word of its own, a mark on the letter before it, or none of these."""
+    if character.isascii():
+        return "part" if character.isalnum() else "none"
+    category = unicodedata.category(character)[0]
+    if category == "L" and unicodedata.name(character, "").startswith(UNSPACED):
+        return "word"
+    return "mark" if category == "M" else "part" if category in "LN" else "none"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters: the beginning of a longer one, and "…"."""
+    return text if len(text) <= most else f"{text[: whole_letters(text, most - 1)]}…"
+
+
+def last_letters(text: str, most: int) -> str:
+    """The end of a text, of at most so many characters."""
+    return text if len(text) <= most else _without_torn(text, len(text) - most)
+
+
+def whole_letters(text: str, most: int) -> int:
+    """Where to cut a text that is longer: after as many characters, or a few less, so that no letter loses its marks."""
+    cut = most
+    while 0 < cut < len(text) and _belongs(text[cut - 1], text[cut]):
+        cut -= 1
+    return cut or most
+
+
+def _without_torn(text: str, start: int) -> str:
+    """The text from a place on, without the rest of a letter that begins before it."""
+    first = start
+    while 0 < first < len(text) and _belongs(text[first - 1], text[first]):
+        first += 1
+    return text[first:] or text[start:]
+
+
+@lru_cache(maxsize=4096)
+def _belongs(before: str, after: str) -> bool:
+    """Whether two characters are drawn as one: a letter and its mark, joined emoji, a flag, a Korean syllable in parts."""
+    code = ord(after)
+    return (
+        unicodedata.category(after)[0] == "M"
+        or "\u200d" in (before, after)
+        or 0x1F3FB <= code <= 0x1F3FF  # colours of skin
+        or 0x1160 <= code <= 0x11FF  # vowels and ends of Korean syllables
+        or 0xE0020 <= code <= 0xE007F  # of flags of regions
+        or (0x1F1E6 <= code <= 0x1F1FF and 0x1F1E6 <= ord(before) <= 0x1F1FF)  # the halves of a flag
+        or (unicodedata.combining(before) == 9 and unicodedata.category(after) == "Lo")  # a consonant below the one before
+    )
