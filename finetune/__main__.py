@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-# Python looks in the working folder first, where somebody's own evaluate.py may be. It comes last.
+# Python looks in the working folder first, where somebody's own evaluate.py or wandb/ may be. Only a checkout is needed, and comes last.
 if sys.path[0] == os.getcwd():
-    sys.path.append(sys.path.pop(0))
+    here = sys.path.pop(0)
+    if here == os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
+        sys.path.append(here)
 from finetune.cli import main
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from finetune.errors import BadInput, without_secrets
+from finetune.foreign import no_link
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,8 @@ class JsonLines:
         record = {"event": event.name, "time": round(time.time(), 3), **asdict(event)}
         line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
         try:
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:  # file names may be no Unicode
+            # File names may be no Unicode.
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace", opener=no_link) as file:
                 file.write("\n" + line if self._torn else line)
             self._torn = False
         except OSError:

@@ -9,6 +9,7 @@ The limits are far above what models and data have, and low enough that a machin
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -109,6 +110,22 @@ def is_utf8(path: str | Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def no_link(path: str, flags: int) -> int:
+    """The `opener` of files that are added to: in a folder from elsewhere they may be links to any file of this person. Raises OSError."""
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, f"{os.path.basename(path)} is a link, which may lead anywhere", path) from None
+
+
+def leads_out(file: Path) -> bool:
+    """Whether a file of a model folder is a link out of it; the Hub's cache has its own files in `blobs` beside."""
+    home = file.parent.resolve()
+    return file.is_symlink() and file.resolve().parent not in (home, home.parent.parent / "blobs")
 
 
 def read_settings(path: Path, kind: type[FinetuneError], *, hint: str = AGAIN) -> dict[str, Any]:

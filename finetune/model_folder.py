@@ -29,6 +29,7 @@ BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".md")  # co
 AGAIN = "Download or save the model again."
 HEADER_LIMIT = 100_000_000  # what the safetensors format allows
 PAGE = 4096  # bytes
+ELSEWHERE = ("adapters", "shadow_model", "prompt_tuning_init_state_dict_path", "megatron_config")  # of adapter_config.json
 SHARE = re.compile(r"[\\/]{2}(?![?.][\\/][a-z]:)(?:[?.][\\/]unc[\\/])?([^\\/]+)", re.IGNORECASE)
 DEPTH = re.compile(r"/(num_hidden_layers|n_layers?|num_layers)$")
 SHALLOW, NARROW = 256, 4096  # layers and width that are made without asking whether the weights have them
@@ -56,6 +57,7 @@ def is_complete(folder: Path) -> bool:
 def weight_files(folder: Path, name: str) -> list[Path]:
     """The safetensors of a model or adapter folder, each of them there; raises ModelError saying what is missing."""
     if is_adapter(folder):
+        _check_alone(folder, name)
         files = [folder / ADAPTER]
     else:
         _check_config(folder, name)
@@ -250,6 +252,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """A JSON object into a model folder that is being made."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+def _check_alone(folder: Path, name: str) -> None:
+    """Raises ModelError for an adapter whose settings have peft load other models, files or modules, from wherever they say."""
+    settings = read_json(folder / "adapter_config.json")
+    if key := next((key for key in ELSEWHERE if settings.get(key) not in (None, {}, "mirror")), None):
+        what = f"`{key}` of its adapter_config.json, {str(settings[key])[:80]}"
+        raise ModelError(f"The adapter {name} would load more than its own folder has: {what}.", hint="Use an adapter that is whole.")
 
 
 def _check_sizes(folder: Path, files: list[Path]) -> None:

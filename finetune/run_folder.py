@@ -112,6 +112,8 @@ class RunFolder:
     def claim(self) -> None:
         """Keep other processes out until `release` or the end of this one; raises FolderInUse."""
         if self._lock is None:
+            if linked := next((path for path in (self.events, self.debug_log) if path.is_symlink()), None):
+                raise BadInput(f"{linked} is a link: what the run notes would be added to whatever it leads to.", hint="Remove the link.")
             self._lock, self.held = self._locked(), True
             self.weaknesses = []
             if isinstance(self._lock, NoLock):

@@ -184,7 +184,7 @@ def _load(spec: DatasetSpec, name: str, commit: str | None, *, split: str | None
     datasets.disable_progress_bars()
     try:
         part = {"name": spec.config, "split": split or spec.split, "data_files": spec.data_files, "revision": commit}
-        return datasets.load_dataset(name, **part, streaming=streamed)
+        return datasets.load_dataset(f"hf://datasets/{name}", **part, streaming=streamed)  # never a folder here of that name
     except (DatasetNotFoundError, HTTPError, OSError) as error:
         if not hub_reachable():
             raise DatasetNotFound(

@@ -41,7 +41,7 @@ def pause_after(status: int, asked: str, wait: float) -> float | None:
     """Seconds before a new try after this answer, `wait` or what its Retry-After header `asked` for; None if a new try is pointless."""
     if status not in TRANSIENT:
         return None
-    pause = max(wait, float(asked)) if asked.isdigit() else wait
+    pause = max(wait, float(asked)) if asked.isdecimal() else wait
     return pause if pause <= LONGEST_WAIT else None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
-from finetune.foreign import reading
+from finetune.foreign import leads_out, reading
 from finetune.model_folder import AGAIN, TOKENIZER, VOCABULARIES, read_json, write_json
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def _copied(tokenizer: PreTrainedTokenizerBase, source: Path, folder: Path, end:
     names = [name for name in (CONFIG, *TOKENIZER) if (source / name).is_file()]
     if CONFIG not in names or not {*names} & {*VOCABULARIES} or read_json(source / CONFIG).get("auto_map"):
         return False  # a tokenizer with code of its own is more than these files
+    if any(leads_out(source / name) for name in names):
+        return False  # what it leads to may not be meant for others
     _clear(folder)
     for name in names:
         if name != TEMPLATE or tokenizer.chat_template:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import Interrupted, UploadError
 from finetune.events import Notice, Progress, Reporter, Uploaded, stage
-from finetune.foreign import reading
+from finetune.foreign import leads_out, reading
 from finetune.hub.account import UploadTarget, check_upload, refuse_public, upload_errors
 from finetune.hub.retry import with_retries
 from finetune.model_folder import CONFIGS, INDEX, SAFETENSORS, TOKENIZER, is_adapter, weight_files
@@ -191,8 +191,11 @@ def _contents(folder: RunFolder, repo: str, gguf: bool) -> dict[str, Path | byte
             hint=f"Merge the two and upload the result: finetune-cli merge {quoted(home)}",
         )
     with reading(folder.run, hint=REMADE):
-        weights = [*weight_files(home, home.name), *(_exported(folder) if gguf else ()), home / INDEX, *(home / name for name in TOKENIZER)]
-        contents: dict[str, Path | bytes] = {file.name: file for file in sorted(weights, key=_size, reverse=True) if file.is_file()}
+        files = [*weight_files(home, home.name), home / INDEX, *(home / name for name in TOKENIZER)]
+        if linked := next((file for file in (*files, *(home / name for name in CONFIGS)) if leads_out(file)), None):
+            raise UploadError(f"{linked} is a link to {linked.resolve()}, which may be private.", hint="Put the file itself in its place.")
+        files += _exported(folder) if gguf else []
+        contents: dict[str, Path | bytes] = {file.name: file for file in sorted(files, key=_size, reverse=True) if file.is_file()}
         for name in CONFIGS:
             if (home / name).is_file():
                 contents[name] = public_config((home / name).read_text(encoding="utf-8"), base).encode()

@@ -97,6 +97,8 @@ def _facts(recipe: Recipe, plan: Plan) -> Iterator[tuple[str, Text | str]]:
             yield "", said
     if plan.grading:
         yield "Graded", _graded(plan.grading)
+    if (server := recipe.teacher) and server.server and server.key:
+        yield "", f"the key in {server.key} is sent to {host_of(server.server)}"
     yield "Data", f"{strip_control_chars(recipe.dataset.source)}: {count(plan.rows)} rows, {count(plan.tokens)} tokens"
     passes = f"{f'{len(plan.rounds)} x ' if plan.rounds else ''}{plan.epochs or training.passes:g}"
     together = count(plan.step_rows or rows_of_step(training))

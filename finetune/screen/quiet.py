@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from finetune.errors import without_secrets
+from finetune.foreign import no_link
 
 STDOUT, STDERR = 1, 2
 
@@ -60,7 +61,7 @@ def _opened(log: Path) -> tuple[list[Path], TextIO]:
     try:
         missing = [path for path in (log.parent, *log.parent.parents) if not path.exists()]
         log.parent.mkdir(parents=True, exist_ok=True)
-        return missing, log.open("a", encoding="utf-8")
+        return missing, open(log, "a", encoding="utf-8", opener=no_link)
     except OSError as error:
         from finetune.run_folder import cannot_be_made
 
@@ -73,7 +74,7 @@ def _hide_secrets(log: Path) -> None:
     def hidden(line: bytes) -> bytes:
         return without_secrets(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
-    with log.open("rb") as lines, log.open("r+b") as file:
+    with log.open("rb") as lines, open(log, "r+b", opener=no_link) as file:
         if all(hidden(line) == line for line in lines):
             return
         lines.seek(0)

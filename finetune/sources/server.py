@@ -10,6 +10,7 @@ The key comes from the environment variable that the recipe names, goes into the
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,16 +20,21 @@ from typing import Any, TypeVar
 
 from finetune.errors import ModelError, ModelNotFound, RecipeError
 from finetune.events import Notice, Reporter
+from finetune.formatting import size, spoken
 from finetune.hub.retry import WAITS, pause_after
 from finetune.recipe.teacher_settings import TeacherSpec
 
 AT_ONCE = 8  # requests
-SECONDS = 300.0  # for one answer
+SECONDS = 300.0  # until an answer, or its next piece, arrives
+LONGEST_SECONDS = 1200.0  # for a whole answer
+LONGEST_ANSWER = 200_000_000  # bytes: a hundred likeliest tokens of 30,000
 LONGEST_REASON = 200  # characters of what a server says
 MOST_SHOWN = 10  # models in a hint
 UNKNOWN_TOKENS = 3  # characters of a token, where a server does not count
 
 Messages = Sequence[dict[str, str]]
+NOT_AS_ASKED = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
+
 Given = TypeVar("Given")
 Found = TypeVar("Found")
 
@@ -115,56 +121,72 @@ class Server:
                 {int(token): Told(float(each["logprob"]), each.get("decoded_token")) for token, each in (place or {}).items()}
                 for place in told
             ]
-            counted = (answer.get("usage") or {}).get("total_tokens")
-            return Grades(places, int(counted or len(places) + 1))
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT) from None
+            if any(token < 0 for place in places for token in place):
+                raise ValueError
+            return Grades(places, _counted(answer) or len(places) + 1)
+        except NOT_AS_ASKED:
+            raise self._strange() from None
 
     def _completion(self, chat: Messages, most: int, seed: int) -> Completion:
         asked = {"model": self.model, "messages": list(chat), "max_tokens": most, "temperature": 1.0, "top_p": 0.9, "seed": seed}
         answer = self._ask("POST", "chat/completions", asked)
         try:
             choice = answer["choices"][0]
-            text = str(choice["message"].get("content") or "").strip()
-            counted = (answer.get("usage") or {}).get("total_tokens")
+            text = str(choice["message"].get("content") or "").strip().encode("utf-8", "replace").decode()  # half a letter is no text
             written = sum(len(turn["content"]) for turn in chat) + len(text)
-            return Completion(text, choice.get("finish_reason") != "length", int(counted or written // UNKNOWN_TOKENS + 1))
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT) from None
+            return Completion(text, choice.get("finish_reason") != "length", _counted(answer) or written // UNKNOWN_TOKENS + 1)
+        except NOT_AS_ASKED:
+            raise self._strange() from None
 
     def _ask(self, method: str, path: str, content: Any) -> dict[str, Any]:
         import httpx2
 
         for wait in (*WAITS, None):
             try:
-                response = self._client.request(method, f"{self.address}/{path}", json=content)
+                status, after, body = self._answered(method, path, content)
             except (httpx2.TransportError, httpx2.InvalidURL) as error:
                 lasting = isinstance(error, httpx2.ConnectError | httpx2.InvalidURL | httpx2.UnsupportedProtocol)
                 if wait is None or (lasting and method == "GET"):
                     raise ModelError(f"The server {self.address} cannot be reached: {_short(str(error))}.", hint=_HINT) from None
                 self._pause(wait, "did not answer")
                 continue
-            pause = None if wait is None else pause_after(response.status_code, response.headers.get("Retry-After", ""), wait)
+            pause = None if wait is None else pause_after(status, after, wait)
             if pause is None:
-                return self._content(response)
-            self._pause(pause, f"answered {response.status_code}")
+                return self._content(status, body)
+            self._pause(pause, f"answered {status}")
         raise AssertionError("the last try returns or raises")
 
-    def _content(self, response: Any) -> dict[str, Any]:
-        status = response.status_code
+    def _answered(self, method: str, path: str, content: Any) -> tuple[int, str, bytes]:
+        """The status, how long to wait with another try, and the answer: no more of it, and for no longer, than one can be."""
+        import httpx2
+
+        body, ends = bytearray(), time.monotonic() + LONGEST_SECONDS
+        with self._client.stream(method, f"{self.address}/{path}", json=content) as response:
+            for part in response.iter_bytes():
+                body += part
+                if len(body) > LONGEST_ANSWER:
+                    raise ModelError(f"The server {self.address} answers with more than {size(LONGEST_ANSWER)}.", hint=_HINT)
+                if time.monotonic() > ends:
+                    raise httpx2.ReadTimeout(f"its answer does not end within {spoken(LONGEST_SECONDS)}")
+            return response.status_code, response.headers.get("Retry-After", ""), bytes(body)
+
+    def _content(self, status: int, body: bytes) -> dict[str, Any]:
         if status in (401, 403):
             which = f"the key in {self.key}" if self.key else "requests without a key"
             raise KeyRefused(f"The server {self.address} refuses {which} ({status}).", hint="Name the variable: --set teacher.key=VARIABLE")
         if status >= 300:
             known = ModelNotFound if status == 404 else ModelError
-            raise known(f"The server {self.address} answered {status}: {_short(response.text)}.", hint=_HINT)
+            raise known(f"The server {self.address} answered {status}: {_short(body.decode('utf-8', 'replace'))}.", hint=_HINT)
         try:
-            found = response.json()
-        except ValueError:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT)
+            raise self._strange()
         return found
+
+    def _strange(self) -> ModelError:
+        return ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT)
 
     def _pause(self, seconds: float, what: str) -> None:
         self.reporter.report(Notice(f"The server {self.address} {what}; trying again in {seconds:.0f} s.", "warning"))
@@ -186,12 +208,17 @@ _HINT = "Check the address, which usually ends in /v1, and that the server is ru
 
 def _key(variable: str) -> str:
     """The key; it is read here and kept in no other place."""
-    value = os.environ.get(variable, "")
+    value = os.environ.get(variable, "").strip()
     if not value:
         raise RecipeError(
             f"The environment variable {variable}, which should have the server's key, is not set.", hint=f"export {variable}=..."
         )
     return value
+
+
+def _counted(answer: dict[str, Any]) -> int:
+    """The tokens that a server says it has read and written; 0 where it does not say."""
+    return max(0, int((answer.get("usage") or {}).get("total_tokens") or 0))
 
 
 def _short(text: str) -> str:

@@ -10,7 +10,6 @@ Every batch follows from its number and the batches before it, so going on gives
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.foreign import reading
+from finetune.foreign import no_link, reading
 from finetune.system.storage import lock, to_disk, unwritable_cache
 
 Row = dict[str, Any]
@@ -66,7 +65,8 @@ class Written:
         try:
             found = cls.read(path)
             if path.is_file():
-                os.truncate(path, found.bytes)
+                with open(path, "r+b", opener=no_link) as file:
+                    file.truncate(found.bytes)
             yield found
         finally:
             held.release()
@@ -98,7 +98,7 @@ class Written:
     def add(self, batch: Batch) -> None:
         line = json.dumps(asdict(batch), ensure_ascii=False).encode() + b"\n"
         try:
-            with self.path.open("ab") as file:
+            with open(self.path, "ab", opener=no_link) as file:
                 file.write(line)
             to_disk(self.path)
         except OSError as error:

@@ -66,7 +66,9 @@ def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> No
     part = part_of(path, shared)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.unlink(missing_ok=True)  # of a process that was killed; or a link, in a folder that somebody has given away
+        with part.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         to_disk(part)
         replace(part, path)
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ from lengths import few
 from finetune.data.rows import RowProblem
 from finetune.data.tokens.render import ChatTemplate
 from finetune.errors import ModelError
+from finetune.models.templates import template_limits
 from finetune.models.templates.chat_template import TemplateFailure, render_chat
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
@@ -109,6 +111,13 @@ def test_a_template_is_stopped_in_whatever_thread_it_runs_and_the_others_go_on()
         assert render_chat(good, TURNS).startswith("<|im_start|>user\nHi<|im_end|>")
     thread.join()
     assert len(found) == 1
+
+
+def test_a_template_is_not_stopped_because_the_program_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-Z, or where other programs have the processor."""
+    with template_limits.WATCH.watched():
+        monkeypatch.setattr(template_limits.time, "monotonic", lambda now=time.monotonic: now() + 60)
+        time.sleep(4 * template_limits.LOOKED_EVERY)
 
 
 def test_ordinary_templates_write_what_transformers_writes() -> None:

@@ -30,6 +30,7 @@ from finetune.distillation.caches.on_disk import TeacherCache
 from finetune.errors import FinetuneError, ModelError, RecipeError, VocabularyMismatch
 from finetune.events import HeldOutLoss, Notice, Recorder, TrainingStep
 from finetune.recipe import Recipe
+from finetune.recipe.teacher_settings import host_of
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import THEME
 from finetune.screen.plan_table import review
@@ -94,14 +95,18 @@ def test_a_student_learns_what_the_model_on_the_server_says(shop: Workshop, serv
     assert steps[-1].parts["approximate_kl"] < steps[0].parts["approximate_kl"]
 
 
-def test_what_is_approximate_is_called_so_wherever_it_is_shown(shop: Workshop, server: GradingServer, tmp_path: Path) -> None:
-    tuner = tuner_of(shop, tmp_path, server, {"top_k": 5})
+def test_what_is_approximate_is_called_so_wherever_it_is_shown(
+    shop: Workshop, server: GradingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUR_SERVERS", "a key of theirs")
+    tuner = tuner_of(shop, tmp_path, server, {"top_k": 5, "key": "OUR_SERVERS"})
     console = Console(file=io.StringIO(), width=200, theme=THEME)
     console.print(review(tuner.recipe, tuner.plan()))
     words = "its 5 likeliest tokens, the rest as one, which is approximate"
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"returns {words}" in shown
     assert "24 rows first" in shown
+    assert f"the key in OUR_SERVERS is sent to {host_of(server.address)}" in shown
     assert "at temperature 2" in shown
     tuner.run()
     card, page = tuner.folder.card.read_text(), (tuner.folder.run / "report.html").read_text()

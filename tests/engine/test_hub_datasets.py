@@ -73,8 +73,10 @@ def bytes_of(hub: HubServer, name: str = "org/rows") -> int:
     return sum(file.stat().st_size for file in hub.datasets[name].files.folder.rglob("*.jsonl"))
 
 
-def test_a_slice_is_streamed_too(tmp_path: Path, hub: HubServer) -> None:
-    (sliced,) = ask(tmp_path, hub.address, {"source": "org/rows", "split": "train[20:60]", "samples": 1000})
+def test_a_slice_is_streamed_too_and_not_from_a_folder_here_of_that_name(tmp_path: Path, hub: HubServer) -> None:
+    (tmp_path / "org/rows").mkdir(parents=True)
+    (tmp_path / "org/rows/train.jsonl").write_text('{"question": "private", "answer": "x"}\n' * 100)
+    (sliced,) = ask(tmp_path, hub.address, {"source": f"org/rows@{COMMIT}", "split": "train[20:60]", "samples": 1000})
     assert (sliced["rows"], sliced["first"][0], sliced["last"]) == (40, "train 20", "train 59")
     assert hub.sent < bytes_of(hub) / 2, "one of eight files, read once for its columns and once for its rows"
 

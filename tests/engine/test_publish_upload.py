@@ -11,6 +11,8 @@ from hub_client import WRITES, client, upload
 from hub_server import COMMIT
 from huggingface_hub import ModelCard
 
+from finetune.errors import UploadError
+from finetune.publish.upload import _contents
 from finetune.recipe import Recipe
 
 
@@ -58,6 +60,16 @@ def test_only_model_files_card_recipe_and_scores_leave_and_nothing_in_them_is_pr
         for secret in (WRITES, str(run.output_dir.parent), str(Path.home()), "secret noise"):
             assert secret.encode() not in content, (name, secret)
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_a_link_out_of_the_folder_is_not_followed(base, tmp_path):
+    run = finished_run(tmp_path / "given", base, Recipe.from_layers({"model": "org/base"}))
+    for name in ("merges.txt", "generation_config.json"):
+        (run.output_dir / name).symlink_to(tmp_path / "id_ed25519")
+        with pytest.raises(UploadError, match=f"{name} is a link to .*id_ed25519"):
+            _contents(run, "ada/letters", gguf=False)
+        (run.output_dir / name).unlink()
 
 
 @pytest.mark.parametrize("data", ["letters.jsonl", "letters"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,16 @@ def test_tokenizer_files_are_the_sources_byte_for_byte_where_nothing_changed(tmp
     complete(tmp_path / "out", load_tokenizer(located), source=located, base=None, pad=0, chat=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "base" / name).read_bytes(), name
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_a_file_of_a_tokenizer_that_is_a_link_out_of_its_folder_is_not_copied(tmp_path: Path) -> None:
+    located = source_folder(tmp_path / "base")
+    (tmp_path / "id_ed25519").write_text("private")
+    (tmp_path / "base" / "merges.txt").symlink_to(tmp_path / "id_ed25519")
+    (tmp_path / "out").mkdir()
+    complete(tmp_path / "out", load_tokenizer(located), source=located, base=None, pad=0, chat=True)
+    assert not [file for file in (tmp_path / "out").iterdir() if b"private" in file.read_bytes()]
 
 
 def test_only_what_changed_is_changed_in_a_tokenizers_settings(tmp_path: Path) -> None:

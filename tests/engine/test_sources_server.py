@@ -15,9 +15,11 @@ from finetune import LLMFineTuner
 from finetune.errors import EmptyDataset, FinetuneError, ModelError, ModelNotFound, RecipeError
 from finetune.events import Notice, Recorder, RowsWritten
 from finetune.recipe import Recipe
+from finetune.recipe.teacher_settings import TeacherSpec
 from finetune.runtime import RuntimeOptions
 from finetune.sources import server as server_module
 from finetune.sources.account import BudgetUsedUp
+from finetune.sources.server import Server
 
 KEY = "not-to-be-seen-anywhere-0123456789"
 
@@ -130,6 +132,28 @@ def test_what_cannot_work_is_refused_in_a_sentence_and_leaves_nothing(shop: Work
             assert refused.value.hint
             assert refused.value.exit_code == 2
             tuner.folder.check_free()
+
+
+def test_an_answer_that_is_none_or_never_ends_is_a_sentence(server: CompletionsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Server(TeacherSpec(server=server.address, model=MODEL), Recorder())
+    given: dict[str, Any] = {"choices": [{"message": {"content": "half a letter: \ud83d"}}], "usage": {"total_tokens": -5}}
+    monkeypatch.setattr(server, "answer", lambda _: given)
+    (written,) = asked.completions([[{"role": "user", "content": "Hi"}]], most=8, seeds=[1])
+    assert (written.text, written.tokens > 0) == ("half a letter: ?", True)
+    for odd in ({"total_tokens": float("inf")}, {"total_tokens": "many"}):
+        given["usage"] = odd
+        with pytest.raises(ModelError, match="not as an OpenAI-compatible server does"):
+            asked.completions([[{"role": "user", "content": "Hi"}]], most=8, seeds=[1])
+    given["choices"] = [{"prompt_logprobs": [None, {"-1": {"logprob": 0.0}}]}]
+    with pytest.raises(ModelError, match="not as an OpenAI-compatible server does"):
+        asked.grades([[5, 6]], 1)
+    with pytest.raises(ModelError, match="not as an OpenAI-compatible server does"):
+        asked._content(200, b"[" * 100_000)
+    for limit, words in (("LONGEST_ANSWER", "answers with more than"), ("LONGEST_SECONDS", "its answer does not end within")):
+        with monkeypatch.context() as patched:
+            patched.setattr(server_module, limit, -1)
+            with pytest.raises(ModelError, match=words):
+                asked.check()
 
 
 @pytest.mark.parametrize(

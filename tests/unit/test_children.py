@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,15 @@ def test_the_program_in_a_checkout_takes_libraries_for_what_they_are(theirs: Pat
     assert str(theirs / "psutil.py") not in done.stdout
     assert str(theirs / "finetune" / "__init__.py") in done.stdout
     assert not (theirs / "RUN").exists()
+
+
+def test_the_working_folder_is_no_place_for_modules_unless_the_package_is_in_it(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = [place for place in sys.path if place not in ("", str(ROOT))]
+    for folder, then in ((theirs, elsewhere), (ROOT, [*elsewhere, str(ROOT)])):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [str(folder), *elsewhere])
+        runpy.run_path(str(ROOT / "finetune" / "__main__.py"), run_name="the module")
+        assert sys.path == then
 
 
 def test_a_child_that_is_ended_leaves_no_pipe_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from finetune.errors import ModelError, NotHere
 from finetune.events import Notice, Recorder
-from finetune.model_folder import adapter_base
+from finetune.model_folder import adapter_base, weight_files
 from finetune.models.facts import describe, look_up
 from finetune.models.location import locate
 from finetune.runtime import RuntimeOptions
@@ -186,6 +186,16 @@ def test_an_adapter_cannot_send_the_program_to_another_machine(tmp_path: Path, b
         (tmp_path / "run" / "recipe.yaml").write_text(json.dumps({"model": base}))
     with pytest.raises(ModelError, match="names a base model on another machine"):
         adapter_base(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"shadow_model": "org/other"}, {"adapters": {"0": r"\\evil\share"}}, {"megatron_config": {"a": 1}, "megatron_core": "megatron.x"}],
+)
+def test_an_adapter_cannot_have_other_models_or_modules_loaded(tmp_path: Path, settings: dict[str, object]) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"shadow_model": "mirror", "megatron_core": "megatron.core", **settings}))
+    with pytest.raises(ModelError, match=rf"would load more than its own folder has: `{next(iter(settings))}`"):
+        weight_files(tmp_path, "given")
 
 
 @pytest.mark.parametrize("base", [r"\\?\C:\models\base", r"C:\models", "/data/base", "./base", "org/base"])

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, wraps
 from typing import Any
@@ -123,9 +123,14 @@ def _concat(parts: Iterable[str]) -> str:
 
 @dataclass
 class _Job:
-    began: float
+    began: float = field(default_factory=time.monotonic)
+    worked: float = field(default_factory=time.process_time)  # a program that was stopped (Ctrl-Z) or has to wait does not work
     memory: int = 0  # of the process, when it was first looked at
     stopped: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return min(time.monotonic() - self.began, time.process_time() - self.worked)
 
 
 class _Watch:
@@ -142,7 +147,7 @@ class _Watch:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        ident, job = threading.get_ident(), _Job(time.monotonic())
+        ident, job = threading.get_ident(), _Job()
         with self.lock:
             self.jobs[ident] = job
             if self.thread is None or not self.thread.is_alive():
@@ -170,7 +175,7 @@ class _Watch:
                 memory = self.process.memory_info().rss if self.jobs else 0
                 for ident, job in self.jobs.items():
                     job.memory = job.memory or memory
-                    if not job.stopped and (time.monotonic() - job.began > TEMPLATE_SECONDS or memory - job.memory > TEMPLATE_MEMORY):
+                    if not job.stopped and (job.seconds > TEMPLATE_SECONDS or memory - job.memory > TEMPLATE_MEMORY):
                         job.stopped = True
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(TooMuch))
 
