@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ from finetune.run.answer_time import benchmark_seconds
 from finetune.run.child import Say, answer
 from finetune.run.loading import attach_method, distillation_setup, load_base, load_teacher, load_trial_student
 from finetune.run.result import save_model
-from finetune.run.train_model import train_model
+from finetune.run.train_model import Order
 from finetune.run_context import RunContext
 from finetune.run_folder import RunFolder
 from finetune.runtime import RuntimeOptions
-from finetune.training.trainer import SupervisedTrainer
 
 ANY_RATE = 1e-5  # where that of the run is decided once its student is there: every rate costs the same
 FEWEST_STEPS = 2
@@ -62,8 +62,7 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     watch = Watch(say, recipe, data.report, before=earlier.bytes, device=context.machine.device)
     watch.tokens_of_all /= context.devices  # this is the share of one
     watch.ends = began + order["seconds"] - timing - 1
-    make = setup.trainer if setup else SupervisedTrainer
-    outcome = train_model(context, model, folder, callbacks=[watch], make_trainer=lambda **arguments: watch.of(make, arguments))
+    outcome = Order(context, model, folder, setup).train(callbacks=[watch], wrapped=lambda make: partial(watch.of, make))
     watch.say_all(outcome.finished.train_seconds)
     model = method.finish(model, recipe.method, context.reporter)
     save_model(context, model, folder)
@@ -149,7 +148,7 @@ class Watch(TrainerCallback):
         self.trainer: Any = None
         self.marks: list[tuple[float, int]] = []
 
-    def of(self, make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    def of(self, make: Callable[..., Any], **arguments: Any) -> Any:
         """The trainer, taking rows in their order."""
         arguments["args"].train_sampling_strategy = "sequential"
         self.trainer = make(**arguments)

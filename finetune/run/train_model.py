@@ -1,7 +1,7 @@
 """The training of a run: its model with what the recipe, the method and the machine say about it, given to the training loop.
 
 outcome = engine_of(context).train(Order(context, model, folder, setup))      # on as many devices as the run uses
-outcome = train_model(context, model, folder, make_trainer=setup.trainer)     # in this process
+outcome = Order(context, model, folder, setup).train()                        # in this process
 """
 
 from __future__ import annotations
@@ -39,11 +39,31 @@ class Order:
     made_with: Mapping[str, Any] = field(default_factory=dict)
     cut: bool = False  # into shards
 
-    def train(self, stop: StopOnSignal | None = None) -> Outcome:
-        """In this process. Raises what the training loop does."""
-        make = self.setup.trainer if self.setup else None
-        return train_model(
-            self.context, self.model, self.folder, make_trainer=make, start=self.start, made_with=self.made_with, stop=stop, cut=self.cut
+    def train(
+        self,
+        stop: StopOnSignal | None = None,
+        callbacks: Iterable[TrainerCallback] = (),
+        wrapped: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda make: make,
+    ) -> Outcome:
+        """In this process; `callbacks` come before the method's, `wrapped` changes what makes the trainer. Raises what `train` does."""
+        context, recipe, method, data = self.context, self.context.recipe, self.context.method, self.context.data
+        return train(
+            self.model,
+            context.tokenizer,
+            data.train,
+            recipe,
+            context.machine,
+            context.reporter,
+            folder=self.folder.checkpoints,
+            callbacks=[*callbacks, *method.callbacks(self.model, recipe.method)],
+            make_trainer=wrapped(self.setup.trainer if self.setup else SupervisedTrainer),
+            penalty=method.penalty(self.model, recipe.method),
+            start=self.start,
+            made_with=self.made_with,
+            stop=stop,
+            held_out=data.deciding if recipe.training.evaluates else None,
+            settled_at=partial(method.settled_at, recipe.method),
+            cut=self.cut,
         )
 
 
@@ -76,38 +96,3 @@ class Engine(Protocol):
 def engine_of(context: RunContext) -> Engine:
     engine: Engine = registry.load("engines", context.engine)
     return engine
-
-
-def train_model(
-    context: RunContext,
-    model: Any,
-    folder: RunFolder,
-    *,
-    make_trainer: Callable[..., SupervisedTrainer] | None = None,
-    callbacks: Iterable[TrainerCallback] = (),
-    start: Checkpoint | None = None,
-    made_with: Mapping[str, Any] | None = None,
-    stop: StopOnSignal | None = None,
-    cut: bool = False,
-) -> Outcome:
-    """Train `model`, to which the method is attached, in place; `callbacks` come before those of the method. Raises what `train` does."""
-    recipe, method, data = context.recipe, context.method, context.data
-    held_out: Any = data.deciding if recipe.training.evaluates else None
-    return train(
-        model,
-        context.tokenizer,
-        data.train,
-        recipe,
-        context.machine,
-        context.reporter,
-        folder=folder.checkpoints,
-        callbacks=[*callbacks, *method.callbacks(model, recipe.method)],
-        make_trainer=make_trainer or SupervisedTrainer,
-        penalty=method.penalty(model, recipe.method),
-        start=start,
-        made_with=made_with,
-        stop=stop,
-        held_out=held_out,
-        settled_at=partial(method.settled_at, recipe.method),
-        cut=cut,
-    )
