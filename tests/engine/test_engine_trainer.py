@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from letters import tokenizer
 from pico import NAMES, VOCABULARY, Rows, arguments, assert_same_weights, losses, model_gradients, pico, pico_rows
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, Trainer
+from zoo import build
 
 from finetune.data.tokens.collator import Collator
 from finetune.distillation.trainer import DistillationTrainer
@@ -116,9 +117,9 @@ def test_rows_padded_to_the_left_by_a_collator_of_ones_own_keep_their_ends(tmp_p
     assert_same_weights(ours, theirs, tolerance=1e-6)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama", "xglm"])
 def test_padding_on_the_left_moves_no_token_to_another_position(name: str, tmp_path) -> None:
-    padded, plain = pico(name, dtype=torch.float64), pico(name, dtype=torch.float64)
+    padded, plain = (build(name).double() if name == "xglm" else pico(name, dtype=torch.float64) for _ in range(2))
     SupervisedTrainer(model=padded, args=arguments(tmp_path), train_dataset=Rows(pico_rows(8)), data_collator=left).train()
     trainer_of(plain, tmp_path, pico_rows(8)).train()
     assert_same_weights(padded, plain, tolerance=1e-6)
