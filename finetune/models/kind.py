@@ -16,6 +16,7 @@ from finetune.model_folder import AGAIN
 from finetune.models.location import LocatedModel
 
 CHOOSE = "Choose a causal language model, such as gpt2 or HuggingFaceTB/SmolLM2-135M."
+SEES_LATER = "it sees later tokens, as encoders do, so it cannot learn to generate text"
 
 
 def configuration(located: LocatedModel) -> Any:
@@ -47,11 +48,10 @@ def auto_class(config: Any, located: LocatedModel) -> Any:
         raise ModelError(
             f"{name} is a {config.model_type}, which has an encoder and a decoder; it is not a causal language model.", hint=CHOOSE
         )
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        if _is_encoder(config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]):
-            raise ModelError(
-                f"{name} is a {config.model_type}, an encoder: it sees later tokens, so it cannot learn to generate text.", hint=CHOOSE
-            )
+    generates = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if _is_encoder(config, text, generates):
+        raise ModelError(f"{name} is a {config.model_type}: {SEES_LATER}.", hint=CHOOSE)
+    if generates is not None:
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         listed = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
@@ -60,10 +60,16 @@ def auto_class(config: Any, located: LocatedModel) -> Any:
     raise ModelError(f"{name} is a {config.model_type}, which is not a language model that reads and writes text.", hint=CHOOSE)
 
 
-def _is_encoder(config: Any, kind: Any) -> bool:
-    """Whether a model such as BERT is set up to read in both directions, although its class could also generate."""
+def _is_encoder(config: Any, text: Any, kind: Any) -> bool:
+    """Whether a model such as BERT is set up to read in both directions, although its class could also generate; or always does so."""
+    if getattr(text, "use_bidirectional_attention", None) in (True, "all"):  # PaliGemma, and models for embeddings made of Gemma
+        return True
     kind = kind[0] if isinstance(kind, tuple) else kind
-    return getattr(config, "is_decoder", None) is False and "bidirectional" in inspect.getsource(sys.modules[kind.__module__])
+    return (
+        kind is not None
+        and getattr(config, "is_decoder", None) is False
+        and "bidirectional" in inspect.getsource(sys.modules[kind.__module__])
+    )
 
 
 def try_text_alone(model: Any) -> None:

@@ -368,12 +368,7 @@ def run_backbone(model: nn.Module, inputs: dict[str, Any], pad_id: int, *, masks
         mask = right_padding_mask(inputs, pad_id)
     elif mask is not None and ends_in_padding(mask):
         mask = mask if masks else None
-    elif mask is not None and "position_ids" not in more and counts_positions(model):
+    elif mask is not None and "position_ids" not in more and "position_ids" in signature(backbone_of(model).forward).parameters:
         more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)  # as generate() counts them
     with nullcontext() if inputs.get("position_ids") is not None else nothing_packed():
         return backbone_of(model)(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False, **more)
-
-
-def counts_positions(model: nn.Module) -> bool:
-    """Whether a model has a table of positions, as GPT-2 has, so that padding before a text would move it to other ones."""
-    return fixed_positions(model) is not None and "position_ids" in signature(backbone_of(model).forward).parameters

@@ -197,8 +197,9 @@ class TestNotALanguageModel:
     @pytest.mark.parametrize(
         ("family", "architecture", "said"),
         [
-            ("Bert", "BertLMHeadModel", "an encoder: it sees later tokens"),
-            ("Roberta", "RobertaForCausalLM", "an encoder: it sees later tokens"),
+            ("Bert", "BertLMHeadModel", "is a bert: it sees later tokens"),
+            ("Roberta", "RobertaForCausalLM", "is a roberta: it sees later tokens"),
+            ("PaliGemma", "PaliGemmaForConditionalGeneration", "is a paligemma: it sees later tokens"),
             ("T5", "T5ForConditionalGeneration", "encoder and a decoder|not a causal language model"),
             (
                 "Voxtral",

@@ -306,16 +306,6 @@ SEEING: dict[str, tuple[str, dict[str, Any]]] = {
         "Idefics3",
         {"text_config": {"model_type": "llama", **WIDE, **UNTIED}, "vision_config": VISION, "image_token_id": 130, "scale_factor": 1},
     ),
-    "paligemma": (
-        "PaliGemma",
-        {
-            "text_config": {"model_type": "gemma", **TEXT},
-            "vision_config": {"model_type": "siglip_vision_model", **VISION},
-            "image_token_index": 130,
-            "projection_dim": 32,
-            "vocab_size": 131,
-        },
-    ),
 }
 
 # Close to others in the list: the sweep trains those.
@@ -323,7 +313,7 @@ SEEING: dict[str, tuple[str, dict[str, Any]]] = {
 ALIKE = [
     "mistral", "ministral3", "gemma", "codegen", "gpt_bigcode", "olmo", "olmo3", "cohere2", "biogpt", "glm", "helium",
     "ernie4_5", "arcee", "seed_oss", "apertus", "hunyuan_dense", "olmoe", "glm4_moe", "phimoe", "falcon_mamba", "bamba",
-    "idefics3", "paligemma", "qwen2", "gemma2", "cohere", "granite",
+    "idefics3", "qwen2", "gemma2", "cohere", "granite",
 ]
 # fmt: on
 ALL = {**TEXT_MODELS, **MIXTURES, **STATE_SPACES, **SEEING}
