@@ -300,7 +300,7 @@ def measured_as(scores: Mapping[str, Any]) -> str:
 
 
 def how_counted(scores: Mapping[str, Any]) -> list[str]:
-    """A sentence for each thing that a reader has to know: letters for words, labels, cut answers, what counts as right, tasks, few bits."""
+    """A sentence for each thing that a reader has to know: letters for words, labels, cut answers, what is right, tasks, few bits."""
     cut = [cut_short(scores), endless(scores)]
     said = [by_letters(scores), by_label(scores), *cut, *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]
     return [sentence for sentence in said if sentence]
