@@ -48,13 +48,14 @@ def words(text: str) -> list[str]:
 
 def word_count(text: str) -> int:
     """How many words with blanks between them a text has; of scripts without spaces about."""
-    return sum(max(1, -(-sum(_kind(letter) == "word" for letter in part) // LETTERS_OF_A_WORD)) for part in text.split())
+    return sum(max(1, -(-sum(_kind(letter) == "word" for letter in part) // LETTERS_OF_A_WORD)) for part in as_seen(text).split())
 
 
 def is_unspaced(text: str) -> bool:
-    """Whether most words of a text are letters of scripts without spaces."""
+    """Whether most of a text is in scripts without spaces."""
     pieces = words(text)
-    return 2 * sum(_kind(piece[0]) == "word" for piece in pieces) > len(pieces)
+    letters = sum(_kind(piece[0]) == "word" for piece in pieces)
+    return letters > LETTERS_OF_A_WORD * (len(pieces) - letters)
 
 
 @lru_cache(maxsize=4096)

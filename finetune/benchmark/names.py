@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune.benchmark.labels import as_label, reference_labels
 from finetune.formatting import counted, ratio, strip_control_chars
+from finetune.letters import is_unspaced
 from finetune.registry import title
 
 NAMES = {
@@ -138,6 +139,13 @@ def explained(metrics: Iterable[str]) -> list[str]:
     """What counts as right, a sentence for each score that needs one: "Exact match: the same as the reference, letter by letter."."""
     measured = list(metrics)
     return [f"{NAMES[name]}: {what}." for name, what in EXPLAINED.items() if name in measured]
+
+
+def by_letters(scores: Mapping[str, Any]) -> str | None:
+    """What ROUGE counts in answers of Chinese, Japanese, Thai and the like; None for others, or where it was not measured."""
+    if "rougeL" not in scores["after"] or not is_unspaced(" ".join(row["reference"] for row in scores.get("generations") or [])):
+        return None
+    return "ROUGE counts letters in place of words, since these answers have no spaces between words."
 
 
 def cut_short(scores: Mapping[str, Any]) -> str | None:
@@ -292,7 +300,7 @@ def measured_as(scores: Mapping[str, Any]) -> str:
 
 
 def how_counted(scores: Mapping[str, Any]) -> list[str]:
-    """A sentence for each thing that a reader has to know: labels, cut and endless answers, what counts as right, tasks, few bits."""
+    """A sentence for each thing that a reader has to know: letters for words, labels, cut answers, what is right, tasks, few bits."""
     cut = [cut_short(scores), endless(scores)]
-    said = [by_label(scores), *cut, *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]
+    said = [by_letters(scores), by_label(scores), *cut, *explained(scores["after"]), *about_tasks(scores), measured_as(scores)]
     return [sentence for sentence in said if sentence]

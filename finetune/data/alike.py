@@ -8,11 +8,13 @@ alike.system, alike.opening     # "Be brief.", "" until there are two rows: then
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
 from finetune.data.formats.cells import Message
+from finetune.letters import is_unspaced, word_count
 
 FEWEST_WORDS = 3  # of an opening: prompts may begin with the same word by chance
 BARE = ("role", "content")  # of a turn without thoughts and calls
@@ -64,5 +66,11 @@ class Alike:
     @property
     def opening(self) -> str:
         """The words that every question begins with, "" if they are few."""
-        words = re.split(r"\s+\S*$", self._begins)[0].strip() if self._questions > 1 else ""
-        return words if len(words.split()) >= FEWEST_WORDS else ""
+        whole = _to_a_sign(self._begins) if is_unspaced(self._begins) else re.split(r"\s+\S*$", self._begins)[0]
+        words = whole.strip() if self._questions > 1 else ""
+        return words if word_count(words) >= FEWEST_WORDS else ""
+
+
+def _to_a_sign(text: str) -> str:
+    """A text up to its last comma, colon or the like: where there are no spaces, nothing else shows where words end."""
+    return text[: max((place for place, sign in enumerate(text, 1) if unicodedata.category(sign)[0] == "P"), default=0)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import islice
 from typing import TextIO
@@ -33,6 +34,9 @@ BEYOND_ASCII = re.compile(r"[^\s,;|\"]{0,30}[^\s\x00-\x7f][^\s,;|\"]{0,30}")  # 
 SIGN_INSIDE = re.compile("[^\\W\\d_][‚„ƒ†‡ˆ‰‹›˜™•¡-©¬®-±²³´¶¸¹¼½¾¿×÷\ufffd]+[^\\W\\d_]")
 FEWEST_BROKEN = 3
 OLDER = ("cp437", "cp850", "cp852", "cp866", "mac_roman", "mac_latin2", "mac_cyrillic")
+ZEROS = 100  # of so many bytes one is zero, at least, in UTF-16
+STRANGE = ("Cc", "Cn", "Co", "Cs")  # categories: control characters, and codes that are no character
+OLD_JAPANESE = (b"\x1b$B", b"\x1b$@")  # how mails and old programs of Japan switch to their letters (JIS)
 ANY_BEYOND = re.compile(r"[^\x00-\x7f]")
 SHOWN_WORDS, LONGEST_WORD, LOOKED_AT = 3, 20, 20  # words, characters, blocks with such letters
 BINARY_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"\x7fELF", b"SQLite", b"GGUF", b"PAR1")
@@ -120,6 +124,8 @@ def _narrow(start: bytes, rest: Iterator[bytes]) -> str:
             good += len(text) - len(text.encode("ascii", "ignore")) - broken
             doubtful = doubtful or (block if broken else b"")
         block = following
+    if good == bad == 0 and any(switch in start for switch in OLD_JAPANESE):
+        return "iso2022_jp_ext"
     if bad == 0 or good > bad:
         return "utf-8"
     # Lines in plain ASCII say nothing, and rows are often English around a few words of another language.
@@ -181,14 +187,15 @@ def _broken_bytes(text: str) -> int:
 
 
 def _wide_without_mark(sample: bytes) -> str | None:
-    """UTF-16 without a byte order mark: almost every second byte of western text is zero."""
-    if len(sample) < 4:
+    """UTF-16 without a byte order mark: half of a line end, a space or a digit is zero, and all else are letters of some script."""
+    if sample.count(0) * ZEROS < len(sample):
         return None
-    even, odd = sample[0::2], sample[1::2]
-    zeros_even, zeros_odd = even.count(0) / len(even), odd.count(0) / len(odd)
-    if zeros_odd > 0.6 and zeros_even < 0.1:
-        return "utf-16-le"
-    return "utf-16-be" if zeros_even > 0.6 and zeros_odd < 0.1 else None
+    for name in ("utf-16-le", "utf-16-be"):
+        text = codecs.getincrementaldecoder(name)(errors="replace").decode(sample)
+        strange = sum(kind in STRANGE for kind in map(unicodedata.category, text)) - sum(map(text.count, "\t\n\r"))
+        if strange * ZEROS < len(text) and ("\n" in text or " " in text):
+            return name
+    return None
 
 
 def _control_share(sample: bytes) -> float:

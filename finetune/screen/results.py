@@ -20,6 +20,7 @@ from finetune.benchmark.names import (
     beside_the_teacher,
     between,
     by_label,
+    by_letters,
     codes_copied,
     cut_short,
     each_round,
@@ -117,6 +118,8 @@ def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Rend
         said.append(Text(together, style="quiet"))
     if "perplexity" in metrics and (tokens := which_tokens(scores)):
         said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
+    if letters := by_letters(scores):
+        said.append(Text(letters, style="quiet"))
     said += [Text(sentence, style="quiet") for sentence in (*explained(metrics), *about_tasks(scores))]
     if few := measured_as(scores):
         said.append(Text(few, style="quiet"))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from finetune.sources.answerer import Answerer
     from finetune.sources.prompt_builder import Turns
 
-VERSION = 1  # part of the key: raise it when the same teacher would give other answers
+VERSION = 2  # part of the key: raise it when the same teacher would give other answers
 BATCH = 16  # prompts at once
 
 

@@ -8,11 +8,11 @@ filters.answer("Cut them in March.")            # None
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from finetune.data.prompts import SAME
+from finetune.letters import LETTERS_OF_A_WORD, is_unspaced, words
 
 ENDED, SHORT, REPEATS = "a prompt that does not end", "a prompt that says nothing", "a prompt that repeats itself"
 NEAR, OPENING = "nearly the same prompt again", "too many prompts begin alike"
@@ -63,7 +63,7 @@ class Filters:
         return ANSWER_REPEATS if repeated(text) else None
 
     def _prompt(self, text: str, words: tuple[str, ...]) -> str | None:
-        if len(words) < FEWEST_WORDS and len(text) < 4 * FEWEST_WORDS:  # a language without blanks has long words
+        if len(words) < FEWEST_WORDS and len(text) < 4 * FEWEST_WORDS:  # as a question that is one long word
             return SHORT
         if repeated(text):
             return REPEATS
@@ -97,7 +97,11 @@ def repeated(text: str) -> bool:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.lower()))
+    """Of scripts without spaces each letter with the two behind it stands for a word."""
+    found = words(text)
+    if is_unspaced(text):
+        return tuple("".join(found[start : start + LETTERS_OF_A_WORD]) for start in range(max(1, len(found) - LETTERS_OF_A_WORD + 1)))
+    return tuple(found)
 
 
 def _pairs(words: tuple[str, ...]) -> set[tuple[str, ...]]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune.sources.prompt_builder import Turns
 
 NO_CHOICE = "If all prompts are alike the server does not sample (`transformers serve` does with do_sample in generation_config.json)"
-VERSION = 1  # part of the key: raise it when the same teacher would write other rows
+VERSION = 2  # part of the key: raise it when the same teacher would write other rows
 
 
 class Generated(ByTeacher):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,20 @@ def test_html_in_an_answer_is_named(tmp_path: Path) -> None:
     assert prepared(tmp_path, rows, byte_level(CHATML)).report.notes == [
         "20 rows had HTML, such as &nbsp; (rows.jsonl line 1): the model reads and learns it as it is."
     ]
+
+
+def test_letters_in_parts_are_named_unless_the_tokenizer_composes_them(tmp_path: Path) -> None:
+    """As a Mac writes them, or the old code page of Vietnam. What NFC itself has in parts, such as Hindi's \u0921\u093c, is no matter."""
+    texts = [unicodedata.normalize("NFD", "tiếng Việt") if number < 12 else "tiếng Việt \u0915\u095c\u093e" for number in range(20)]
+    rows = [{"prompt": f"{number}?", "completion": text} for number, text in enumerate(texts)]
+    tokenizer = byte_level(CHATML)
+    told = [note for note in prepared(tmp_path, rows, tokenizer).report.notes if "NFD" in note]
+    assert told == [
+        f"12 rows had letters in parts (Unicode NFD), such as {texts[0].split()[0]} (rows.jsonl line 1): people type each as one "
+        "character, which is another token to this model. Convert the text to NFC: in Python, unicodedata.normalize('NFC', text)."
+    ]
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    assert not any("NFD" in note for note in prepared(tmp_path, rows, tokenizer, held_out=0.2).report.notes)
 
 
 @pytest.mark.parametrize(("rows", "told"), [(100, True), (101, False)])

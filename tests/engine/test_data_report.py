@@ -84,6 +84,8 @@ def test_the_words_that_all_questions_begin_with_are_kept(tmp_path: Path) -> Non
     assert report_of(tmp_path, asking("Translate into French: ")).opening == "Translate into French:"
     assert report_of(tmp_path, asking("Translate into French:\n\n1")).opening == "Translate into French:"
     assert report_of(tmp_path, asking("Translate into French: ", "Translate into Dutch: ")).opening == ""
+    assert report_of(tmp_path, asking("次の文を英語に訳してください：私は")).opening == "次の文を英語に訳してください："
+    assert report_of(tmp_path, asking("注文番号")).opening == ""
     assert report_of(tmp_path, [{"text": f"Once upon a time there were {n}"} for n in range(30)]).opening == ""
 
 

@@ -146,6 +146,9 @@ def test_answers_go_from_the_best_row_to_the_worst_and_none_is_lost(tmp_path):
     assert "(nothing)" in page.text
     assert "The other 13 answers, worst first" in page.text
     assert page.text.index("Sample answers") < page.text.index("The worst answers") < page.text.index("On 24 held-out rows")
+    texts = [value for name, value in page.attributes if name == "class" and "words" in value.split()]
+    shown = [value for value in texts if "quiet" not in value]  # not "(nothing)"
+    assert page.attributes.count(("dir", "auto")) == page.attributes.count(("lang", "")) == len(shown) > 0, "Arabic begins on the right"
 
 
 def test_of_answers_that_are_all_alike_none_is_called_the_worst(tmp_path):

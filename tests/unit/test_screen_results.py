@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from finetune.benchmark.names import how_counted
 from finetune.recipe import Recipe
 from finetune.run.finetuner import RunResult
 from finetune.screen.console import THEME
@@ -42,6 +43,13 @@ def drawn(picture: RenderableType, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, theme=THEME, force_terminal=False)
     console.print(picture)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_letters_that_rouge_counts_in_place_of_words_are_told() -> None:
+    for references, told in ((["元気です。", "はい、12個です。"], True), (["Gut.", "元気"], False), (["좋아요, 감사합니다"], False)):
+        scores = {**SCORES, "generations": [{"reference": text, "after": text} for text in references]}
+        assert ("ROUGE counts letters" in drawn(scores_table(scores, 120), 120)) == told
+        assert ("ROUGE counts letters" in " ".join(how_counted(scores))) == told
 
 
 def test_scores_have_intervals_and_a_verdict_that_admits_what_is_not_known() -> None:

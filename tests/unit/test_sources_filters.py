@@ -20,7 +20,11 @@ ROSES = "How should I prune the old roses in my garden this spring?"
         ("Hi there", filters.SHORT),
         ("Explain photosynthesis", None),
         ("我的玫瑰花应该怎么样修剪才好", None),
+        ("如何修剪玫瑰？", None),
+        ("你好", filters.SHORT),
         ("the cat and the dog and " * 6, filters.REPEATS),
+        ("玫瑰花应该怎么样修剪" * 6, filters.REPEATS),
+        ("กุหลาบควรตัดแต่งอย่างไร" * 6, filters.REPEATS),
     ],
 )
 def test_a_prompt_must_end_and_say_something(text: str | None, reason: str | None) -> None:
@@ -42,6 +46,15 @@ def test_the_same_and_nearly_the_same_prompt_is_kept_once(text: str, reason: str
     assert found.prompt(ROSES) is None
     assert found.prompt(text) == reason
     assert Filters([ROSES]).prompt(text) == reason, "examples are known prompts"
+
+
+def test_the_same_is_seen_in_prompts_without_spaces_and_with_vowel_signs() -> None:
+    found = Filters(["春天我应该怎么修剪花园里的老玫瑰？", "मैं अपने बगीचे के पुराने गुलाब कब और कैसे काटूँ?"])
+    assert found.prompt("春天我应该怎么修剪花园里的老玫瑰") == filters.SAME
+    assert found.prompt("春天我应该怎么修剪花园里的老玫瑰呢？") == filters.NEAR
+    assert found.prompt("我的猫应该吃什么？") is None
+    assert found.prompt("मैं अपने बगीचे के पुराने गुलाब कब और कैसे काटूं?") == filters.NEAR
+    assert found.prompt("मेरी बिल्ली को क्या खिलाऊँ?") is None
 
 
 def test_prompts_that_begin_alike_are_capped_unless_the_examples_begin_so() -> None:

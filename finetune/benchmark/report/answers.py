@@ -18,6 +18,7 @@ SHOWN = 6
 WORST = 5
 LONGEST, LONGEST_PROMPT = 1500, 700  # characters
 MOST = 200  # rows on the page
+ANY_LANGUAGE = {"dir": "auto", "lang": ""}  # of a text: the page itself is English
 INDENTED = re.compile(r"\n[ \t]+\S")
 
 
@@ -57,10 +58,10 @@ def _answer(answer: Answer, metric: str | None) -> Html:
 
 
 def _words(text: str, kind: str = "", longest: int = LONGEST) -> Html:
-    """Indented text is shown in a fixed-width font, like code."""
+    """Indented text is shown in a fixed-width font, like code; each paragraph begins on the side of its script, in no known language."""
     if not text.strip():
         return element("p", "(nothing)", class_="words quiet")
-    return element("p", clipped(text, longest), class_=f"{kind}words{' code' if INDENTED.search(text) else ''}")
+    return element("p", clipped(text, longest), class_=f"{kind}words{' code' if INDENTED.search(text) else ''}", **ANY_LANGUAGE)
 
 
 def clipped(text: str, longest: int) -> str:

@@ -60,9 +60,9 @@ figcaption span { font-weight: 400; color: var(--quiet); font-size: .92rem; }
 .ranks thead th { font-size: .75rem; overflow-wrap: anywhere; }
 .answer { background: var(--card); border: 1px solid var(--line); border-radius: .7rem; padding: 1rem; margin-top: 1rem; }
 .answer h3 { margin: 0 0 .5rem; font-size: .85rem; font-weight: 400; color: var(--quiet); }
-.words { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
+.words { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; unicode-bidi: plaintext; }
 .code { font: .86rem/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-.prompt { color: var(--quiet); border-left: 3px solid var(--line); padding-left: .8rem; }
+.prompt { color: var(--quiet); border-inline-start: 3px solid var(--line); padding-inline-start: .8rem; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13rem), 1fr)); gap: .9rem 1.2rem; margin: .9rem 0 0; }
 .sides:has(> :nth-child(4)) { grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
 .sides h4 { margin: 0 0 .15rem; font-size: .82rem; font-weight: 400; color: var(--quiet); }

@@ -78,7 +78,8 @@ class Encoder:
         self.tokeniser = Tokeniser(tokenizer)
         self.lead = lead_ids(tokenizer)
         self.template: Template = ChatTemplate(tokenizer, thinking=thinking) if tokenizer.chat_template else PlainTemplate.of(tokenizer)
-        self.noticed = RowNotices(set(added_tokens(tokenizer)))
+        one, parts = (tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in ("\u00e9", "e\u0301"))
+        self.noticed = RowNotices(set(added_tokens(tokenizer)), composes=one == parts)
 
     def encode(self, batches: Iterable[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[Sequence] | RowProblem]]:
         """Each record with its sequences, in order; one batch is tokenised while the next is rendered and the last assembled."""
