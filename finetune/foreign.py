@@ -32,6 +32,7 @@ WIDTH = 10_000_000  # of a layer or a vocabulary
 SETTINGS_BYTES = 200_000_000  # of a file of settings; the largest have a few MB, and scores with many long answers more
 SETTINGS_VALUES = 5_000_000  # in it; each takes up to 100 bytes of memory, and 3 of the file
 RECIPE_BYTES = 200_000  # of a recipe, which has about 3,000
+WRITTEN_OUT = 2_000_000  # characters and values of YAML, with everything in each place that names it (&a, *a)
 MATCHING_SECONDS = 5  # all patterns of an adapter on all names of a model
 
 # Data. A file that is not packed may always be held once, however large it is: a person can see its size.
@@ -145,6 +146,21 @@ def read_settings(path: Path, kind: type[FinetuneError], *, hint: str = AGAIN) -
 def has_many_values(text: str, most: int, start: int = 0) -> bool:
     """Whether the JSON from `start` on would take many times the memory of its text, by the signs before values; some may be in texts."""
     return len(text) - start > most and sum(text.count(sign, start) for sign in ",:[{") > most
+
+
+def read_small_yaml(text: str) -> Any:
+    """The content of YAML; raises ValueError where its parts name each other until it would fill the memory, and what yaml raises."""
+    import yaml
+
+    content = yaml.safe_load(text)
+    weight, left = 0, [content]
+    while left:
+        part = left.pop()
+        weight += len(part) if isinstance(part, str) else 1
+        if weight + len(left) > max(WRITTEN_OUT, 4 * len(text)):
+            raise ValueError("its parts repeat each other too often")
+        left += [*part, *part.values()] if isinstance(part, dict) else part if isinstance(part, list | tuple | set) else ()
+    return content
 
 
 def check_counts(settings: Mapping[str, Any], path: Path) -> None:

@@ -85,8 +85,9 @@ def modelfile(name: str, asked: PromptFormat, home: Path, licence: str | None) -
     if asked.longest > READS:
         lines.append(f"PARAMETER num_ctx {max(NEWER, -(-asked.longest // 1024) * 1024)}")
     ends = [*answer_ends(tokenizer), *(str(tokenizer.convert_ids_to_tokens(each)) for each in ends_of(home))]
-    lines += [f'PARAMETER stop "{end}"' for end in dict.fromkeys(ends)]
-    if licence:
+    # What could end its quotation marks could also begin lines of its own.
+    lines += [f'PARAMETER stop "{end}"' for end in dict.fromkeys(ends) if not {'"', "\n"} & {*end}]
+    if licence and '"""' not in licence:
         lines.append(f'LICENSE """{licence}"""')
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetune import registry
-from finetune.formatting import size
+from finetune.formatting import enumerated, size
 from finetune.methods.base import Footprint
 from finetune.planning.asking import asking
 from finetune.planning.checks import adapter_problem, device_notes, quantised_problem, start_notes, text_notes
@@ -238,12 +238,14 @@ def _saved_bytes(context: RunContext, learning: Learning, footprint: Footprint, 
 
 
 def _memory_problem(needed: int, free: int, spec: TrainingSpec, *, on_cpu: bool) -> str:
-    half = max(1, spec.batch_size // 2)
-    smaller = f"--set training.batch_size={half} --set training.gradient_accumulation={spec.gradient_accumulation * 2}, "
-    return (
-        f"Training needs about {size(needed)} of memory and {size(free)} is free: "
-        f"{'' if on_cpu else smaller}--set training.activation_checkpointing=true, or a smaller model."
-    )
+    ways = []
+    if spec.batch_size > 1 and not on_cpu:  # which works through a batch in pieces anyway
+        half, together = spec.batch_size // 2, spec.gradient_accumulation * 2
+        ways.append(f"--set training.batch_size={half} --set training.gradient_accumulation={together}")
+    if spec.activation_checkpointing is not True:
+        ways.append("--set training.activation_checkpointing=true")
+    ways += ["a lower dataset.max_length", "a smaller model"]
+    return f"Training needs about {size(needed)} of memory and {size(free)} is free: {enumerated(ways, 'or')}."
 
 
 def disk_problem(needed: int, free: int, output_dir: str) -> str:

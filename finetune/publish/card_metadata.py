@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from finetune.benchmark.names import NAMES, TASK_SCORE, is_task
+from finetune.foreign import read_small_yaml
 from finetune.formatting import strip_control_chars
 from finetune.hub.cache import cached
 from finetune.hub.catalogue import CATALOGUE
@@ -65,7 +66,7 @@ def _inherited(base: str | None, revision: str | None) -> dict[str, Any]:
     if card is not None and card.is_file():
         text = card.read_text(encoding="utf-8", errors="replace")
         try:
-            found = yaml.safe_load(text.split("---\n")[1]) if text.startswith("---\n") and text.count("---\n") > 1 else None
+            found = read_small_yaml(text.split("---\n")[1]) if text.startswith("---\n") and text.count("---\n") > 1 else None
         except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             found = None  # not our card, and not valid: nothing can be inherited from it
         if isinstance(found, dict):

@@ -12,7 +12,7 @@ from typing import Any, cast
 import yaml
 
 from finetune.errors import RecipeError
-from finetune.foreign import RECIPE_BYTES, reason
+from finetune.foreign import RECIPE_BYTES, read_small_yaml, reason
 
 SHORT = {"method": "kind", "teacher": "source", "dataset": "source", "upload": "repo"}  # the key that a plain string under these sets
 NOT_YAML = (yaml.YAMLError, LookupError, AttributeError)  # the latter for values that do not fit their tags
@@ -46,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             text = file.read(RECIPE_BYTES + 1)
         if len(text) > RECIPE_BYTES:
             raise ValueError(f"it has more than {RECIPE_BYTES // 1000} kB")
-        content = yaml.safe_load(text.decode("utf-8"))
+        content = read_small_yaml(text.decode("utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"There is no recipe file {path}.", hint="Check the path, or let the wizard write one: finetune-cli") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -295,6 +295,14 @@ def test_ollama_reads_as_much_as_the_longest_row_has(longest: float, said: str |
     assert [line for line in lines if "num_ctx" in line] == ([said] if said else [])
 
 
+def test_a_token_or_a_licence_cannot_write_lines_of_a_modelfile(tmp_path: Path) -> None:
+    run = run_of("llama", tmp_path)
+    made = AutoTokenizer.from_pretrained(run.output_dir)
+    made.eos_token = 'end"\nFROM ./another'
+    lines = modelfile("out.gguf", PromptFormat.of(run, made), run.output_dir, 'mit"""\nFROM ./another').splitlines()
+    assert [line for line in lines if line.startswith(("FROM", "LICENSE"))] == ["FROM ./out.gguf"]
+
+
 @pytest.mark.parametrize(("template", "taken"), [(CHATML, True), (GEMMA, False)])
 def test_ollama_gets_the_system_prompt_of_the_rows_where_the_template_has_a_place_for_it(
     template: str, taken: bool, tmp_path: Path

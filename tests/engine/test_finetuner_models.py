@@ -17,8 +17,10 @@ from workshop import Workshop, model_folder
 from finetune import LLMFineTuner
 from finetune.errors import RecipeError
 from finetune.events import Recorder
+from finetune.planning.estimate import _memory_problem
 from finetune.planning.fixes import memory_fixes
 from finetune.publish.merged import Merged
+from finetune.recipe.settings import TrainingSpec
 from finetune.run.answer_time import benchmark_seconds
 from finetune.run.finetuner import RunResult
 from finetune.run_folder import RunFolder
@@ -55,6 +57,24 @@ def test_the_ways_out_of_a_made_student_are_those_that_it_can_take(shop: Worksho
     assert "LoRA instead of full training" in [
         way.text for way in memory_fixes(chosen.context, replace(chosen.plan(), free_memory=10**15), most=9)
     ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "on_cpu", "ways"),
+    [
+        ({}, True, "--set training.activation_checkpointing=true, a lower dataset.max_length or a smaller model."),
+        ({"activation_checkpointing": True}, True, "a lower dataset.max_length or a smaller model."),
+        (
+            {"batch_size": 4, "activation_checkpointing": True},
+            False,
+            "--set training.batch_size=2 --set training.gradient_accumulation=2, a lower dataset.max_length or a smaller model.",
+        ),
+        ({"batch_size": 1, "activation_checkpointing": True}, False, "a lower dataset.max_length or a smaller model."),
+    ],
+)
+def test_what_does_not_fit_is_told_with_what_has_not_been_done_yet(spec: dict[str, Any], on_cpu: bool, ways: str) -> None:
+    said = _memory_problem(2_000_000_000, 1_300_000_000, TrainingSpec(**spec), on_cpu=on_cpu)
+    assert said == f"Training needs about 2.0 GB of memory and 1.3 GB is free: {ways}"
 
 
 def test_an_earlier_adapter_can_be_trained_on_merged_or_whole_and_others_load_the_same_model(shop: Workshop, tuned: RunResult) -> None:

@@ -19,7 +19,7 @@ from written_run import written_run
 from finetune.data.reading import read_rows
 from finetune.errors import BadInput, BadRow, CannotResume, DatasetError, FinetuneError, ModelError, RecipeError
 from finetune.events import Recorder
-from finetune.foreign import LINE, UNPACKED, check_patterns, read_settings, reading, reason
+from finetune.foreign import LINE, UNPACKED, check_patterns, read_settings, read_small_yaml, reading, reason
 from finetune.models.gguf_file import read_header
 from finetune.recipe import DatasetSpec, Recipe
 from finetune.run.history import UNREADABLE, find_runs
@@ -75,6 +75,14 @@ def test_settings_that_take_many_times_their_size_in_memory_are_refused(tmp_path
 
 # Recipes.
 
+REPEATED = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)) + "license: *a11\n"
+
+
+@pytest.mark.parametrize("text", [REPEATED, "license: &a [*a]", "license: &a {b: *a}"])
+def test_yaml_whose_parts_repeat_each_other_without_end_is_refused_before_anybody_writes_it_out(text: str) -> None:
+    with pytest.raises(ValueError, match="its parts repeat each other too often"):
+        read_small_yaml(text)
+
 
 @pytest.mark.parametrize(
     "text",
@@ -88,8 +96,9 @@ def test_settings_that_take_many_times_their_size_in_memory_are_refused(tmp_path
         "\0",
         "a: 1\n" * 50_000,
         "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 30)),
+        REPEATED,
     ],
-    ids=["no date", "digits", "deep", "circle", "key", "seed", "control", "long", "merged keys"],
+    ids=["no date", "digits", "deep", "circle", "key", "seed", "control", "long", "merged keys", "repeated"],
 )
 def test_odd_recipes_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.yaml"

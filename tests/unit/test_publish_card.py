@@ -89,6 +89,15 @@ def test_licence_and_language_are_inherited_from_the_card_of_the_base_model(empt
     assert (data["license"], data["language"], data["base_model_relation"]) == ("mit", ["de"], "finetune")
 
 
+def test_a_card_that_repeats_itself_without_end_leaves_no_licence(empty_hub_cache):
+    snapshot = empty_hub_cache / "models--org--base" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "README.md").write_text("---\nlanguage: de\nlicense: &a [*a]\n---\n# Base\n")
+    (snapshot / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (snapshot / "model.safetensors").write_bytes(b"")
+    assert not {"license", "language"} & ModelCard(model_card(recipe(model=f"org/base@{COMMIT}"), FACTS, {})).data.to_dict().keys()
+
+
 def test_licence_and_language_come_from_the_commit_that_was_trained_on(empty_hub_cache):
     """A pinned commit is not known to the cache as main."""
     snapshot = empty_hub_cache / "models--org--base" / "snapshots" / COMMIT
