@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -107,7 +108,7 @@ class Server:
         prompt = text if isinstance(text, str) else list(text)
         asked = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": likeliest}
         answer = self._ask("POST", "completions", asked)
-        try:
+        with self._understood():
             told = answer["choices"][0].get("prompt_logprobs")
             if not isinstance(told, list):
                 raise NoGrades(f"The server {self.address} does not return log-probabilities of prompts, so it cannot grade rows.")
@@ -117,18 +118,22 @@ class Server:
             ]
             counted = (answer.get("usage") or {}).get("total_tokens")
             return Grades(places, int(counted or len(places) + 1))
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT) from None
 
     def _completion(self, chat: Messages, most: int, seed: int) -> Completion:
         asked = {"model": self.model, "messages": list(chat), "max_tokens": most, "temperature": 1.0, "top_p": 0.9, "seed": seed}
         answer = self._ask("POST", "chat/completions", asked)
-        try:
+        with self._understood():
             choice = answer["choices"][0]
             text = str(choice["message"].get("content") or "").strip()
             counted = (answer.get("usage") or {}).get("total_tokens")
             written = sum(len(turn["content"]) for turn in chat) + len(text)
             return Completion(text, choice.get("finish_reason") != "length", int(counted or written // UNKNOWN_TOKENS + 1))
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """A block that reads an answer; raises ModelError where it has not what such a server answers."""
+        try:
+            yield
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT) from None
 
@@ -158,13 +163,11 @@ class Server:
         if status >= 300:
             known = ModelNotFound if status == 404 else ModelError
             raise known(f"The server {self.address} answered {status}: {_short(response.text)}.", hint=_HINT)
-        try:
+        with self._understood():
             found = response.json()
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT)
-        return found
+            if not isinstance(found, dict):
+                raise TypeError
+            return found
 
     def _pause(self, seconds: float, what: str) -> None:
         self.reporter.report(Notice(f"The server {self.address} {what}; trying again in {seconds:.0f} s.", "warning"))
