@@ -49,7 +49,8 @@ def main() -> int:
     print(
         "| run | steps | largest difference of a loss, as a share of it | of a weight | of a score | seconds |\n|---|---|---|---|---|---|"
     )
-    with tempfile.TemporaryDirectory() as folder, Forks() as forks:
+    with tempfile.TemporaryDirectory() as folder:
+        forks = Forks()
         shop = Workshop(Path(folder))
         for name in given.runs or ([name for name in CASES if name not in WHOLE] if shard == "yes" else [*CASES, NODES]):
             began = time.perf_counter()

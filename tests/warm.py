@@ -6,7 +6,7 @@
 
 For each set of variables that libraries read when they are imported there is one such process; its HF_HOME is a link to that of who asks.
 What is about starting needs a new interpreter (`fresh`); tests/e2e begins with one too. Run as a program, this file is the process that
-forks. What it forked goes on at the end of the file, and ends as any Python program does.
+forks; it imports what WARM_WITH names, too. What it forked goes on at the end of the file, and ends as any Python program does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import os
 import pkgutil
 import pty
 import runpy
+import signal
 import socket
 import struct
 import subprocess
@@ -39,6 +40,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = str(ROOT / "finetune_cli.py")
 READ_LATER = ("HF_TOKEN", "HF_HOME")  # by name only, or through the link
 READ_BY_IMPORTS = ("HF_", "HUGGING", "TRANSFORMERS_", "TORCH", "OMP_", "GOMP_", "KMP_", "MKL_", "PYTHON", "LC_", "LANG", "TOKENIZERS_")
+READ_BY_IMPORTS += ("WARM_",)
 BESIDE_OURS = ["peft", "datasets", "evaluate", "rouge_score.rouge_scorer", "transformers.models.llama.modeling_llama"]
 FORKS = sys.platform == "linux"  # elsewhere libraries do not survive it
 
@@ -145,6 +147,9 @@ class Forked:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
     def poll(self) -> int | None:
         if self.returncode is None and psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
             self.returncode = self.server.ask({"reap": self.pid})
@@ -214,7 +219,8 @@ def import_everything() -> None:
     hush()
     import finetune
 
-    for module in [*(found.name for found in pkgutil.walk_packages(finetune.__path__, "finetune.")), *BESIDE_OURS]:
+    ours = (found.name for found in pkgutil.walk_packages(finetune.__path__, "finetune."))
+    for module in [*ours, *BESIDE_OURS, *os.environ.get("WARM_WITH", "").split()]:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:  # of an extra, which need not be installed

@@ -97,7 +97,7 @@ def load_tasks(names: tuple[str, ...]) -> Tasks:
         except BenchmarkError as error:
             if offline and isinstance(error.__cause__, ConnectionError):
                 hint = "Leave out tasks that need it; task files with rows of your own work."
-                raise BenchmarkError(f"{_last_words(error)}: {offline_reason()}.", hint=hint) from error
+                raise BenchmarkError(f"{str(error.__cause__).partition(' (')[0]}: {offline_reason()}.", hint=hint) from error
             raise
     return Tasks(loaded, _fingerprint(loaded))
 
@@ -128,10 +128,6 @@ def _place(name: str, manager: Any) -> str:
             f"lm-evaluation-harness has no task {name!r}.{did_you_mean(name, manager.all_tasks)}", hint="`lm-eval ls tasks` lists them."
         )
     return name
-
-
-def _last_words(error: BenchmarkError) -> str:
-    return str(error.__cause__).partition(" (")[0]
 
 
 def _fingerprint(loaded: dict[str, Any]) -> str:

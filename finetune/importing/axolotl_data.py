@@ -15,7 +15,7 @@ from finetune.data.formats.beside import SYSTEM
 from finetune.data.formats.cells import find_column
 from finetune.data.formats.tools import COLUMNS as TOOLS
 from finetune.data.formats.turns import REASONING, ROLES, SPEAKER, TEXT
-from finetune.importing.lines import MAPPED, MISSING, SAME, Config, Line, Rule, converted, is_off, missing, same, shown
+from finetune.importing.lines import MAPPED, MISSING, SAME, Config, Line, Rule, is_off, missing, same, sets, shown
 
 OWN_TEMPLATE = "written with the model's chat template, not as Axolotl words it"
 LOADERS = ("json", "csv", "parquet", "arrow", "text")  # as `path`, with the files under `data_files`
@@ -225,18 +225,11 @@ def _eos(entry: Config, name: str, value: Any) -> Iterator[Line]:
         yield Line(name, MISSING, "the end of each learned answer is learned with it, no other")
 
 
-def _key(key: str) -> Rule:
-    def rule(entry: Config, name: str, value: Any) -> Iterator[Line]:
-        yield Line(name, MAPPED, keys={key: converted(name, value, str)})
-
-    return rule
-
-
 _READ_WITH_TYPE = same("read with the type")
 ENTRY: dict[str, Rule] = {
     "path": _path,
-    "name": _key("dataset.config"),
-    "split": _key("dataset.split"),
+    "name": sets("dataset.config", str),
+    "split": sets("dataset.split", str),
     "data_files": _data_files,
     "type": _type,
     "revision": same("it follows the name of the dataset, after an @"),

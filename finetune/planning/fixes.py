@@ -31,16 +31,13 @@ def memory_fixes(context: RunContext, found: Plan, *, most: int = 3) -> list[Mem
     """What makes a run fit into memory, least costly first: same result, then slower, then another method; nothing fits: the smallest."""
     real = found.memory_total / found.memory_by_arithmetic  # other than one if the plan was measured
     fixes = []
-    adapters = [name for name in ("lora", "qlora") if _can_train(context, registry.load("methods", name))]
+    known = {name: registry.load("methods", name) for name in ("lora", "qlora")}
+    adapters = [name for name, method in known.items() if adapter_problem(context, method, method.Spec()) is None]
     for text, changes in _changes(context.recipe, device=context.machine.device, adapters=adapters):
         changed = context.beside(recipe=context.recipe.with_changes(changes))
         fixes.append(MemoryFix(text, changes, round(real * plan(changed).memory_total)))
     fitting = [fix for fix in fixes if fix.memory_total <= found.free_memory]
     return fitting[:most] or sorted(fixes, key=lambda fix: fix.memory_total)[:1]
-
-
-def _can_train(context: RunContext, method: Any) -> bool:
-    return adapter_problem(context, method, method.Spec()) is None
 
 
 def _changes(recipe: Recipe, *, device: str, adapters: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:

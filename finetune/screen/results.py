@@ -111,27 +111,20 @@ def scores_table(scores: Mapping[str, Any], width: int) -> RenderableType:
 
 def _said_of(scores: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[RenderableType]:
     """What has to be known to read the scores, a sentence each."""
-    said: list[RenderableType] = []
-    if few := too_few(scores):
-        said.append(Text(few, style="warning"))
-    if together := shared(scores):
-        said.append(Text(together, style="quiet"))
-    if "perplexity" in metrics and (tokens := which_tokens(scores)):
-        said.append(Text(f"Perplexity counts {tokens}.", style="quiet"))
-    if letters := by_letters(scores):
-        said.append(Text(letters, style="quiet"))
-    said += [Text(sentence, style="quiet") for sentence in (*explained(metrics), *about_tasks(scores))]
-    if few := measured_as(scores):
-        said.append(Text(few, style="quiet"))
-    if copied := codes_copied(scores):
-        said.append(Text(f"Codes copied: {copied}."))
-    if labels := by_label(scores):
-        said.append(Text(labels))
-    if cut := cut_short(scores):
-        said.append(Text(f"{cut} To allow more: --set benchmark.max_new_tokens={scores['longest_reference'] + 1}", style="warning"))
-    if cut := endless(scores):
-        said.append(Text(f"{cut} {until_they_end(scores)}".rstrip(), style="warning"))
-    return said
+    tokens = which_tokens(scores) if "perplexity" in metrics else ""
+    copied, cut, unended = codes_copied(scores), cut_short(scores), endless(scores)
+    told = [
+        (too_few(scores), "warning"),
+        (shared(scores), "quiet"),
+        (tokens and f"Perplexity counts {tokens}.", "quiet"),
+        (by_letters(scores), "quiet"),
+        *((sentence, "quiet") for sentence in (*explained(metrics), *about_tasks(scores), measured_as(scores))),
+        (copied and f"Codes copied: {copied}.", ""),
+        (by_label(scores), ""),
+        (cut and f"{cut} To allow more: --set benchmark.max_new_tokens={scores['longest_reference'] + 1}", "warning"),
+        (unended and f"{unended} {until_they_end(scores)}".rstrip(), "warning"),
+    ]
+    return [Text(said, style=style) for said, style in told if said]
 
 
 def _student(scores: Mapping[str, Any]) -> list[RenderableType]:

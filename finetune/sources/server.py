@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ MOST_SHOWN = 10  # models in a hint
 UNKNOWN_TOKENS = 3  # characters of a token, where a server does not count
 
 Messages = Sequence[dict[str, str]]
-NOT_AS_ASKED = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
+NOT_AS_ASKED = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -113,7 +114,7 @@ class Server:
         prompt = text if isinstance(text, str) else list(text)
         asked = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": likeliest}
         answer = self._ask("POST", "completions", asked)
-        try:
+        with self._understood():
             told = answer["choices"][0].get("prompt_logprobs")
             if not isinstance(told, list):
                 raise NoGrades(f"The server {self.address} does not return log-probabilities of prompts, so it cannot grade rows.")
@@ -124,19 +125,23 @@ class Server:
             if any(token < 0 for place in places for token in place):
                 raise ValueError
             return Grades(places, _counted(answer) or len(places) + 1)
-        except NOT_AS_ASKED:
-            raise self._strange() from None
 
     def _completion(self, chat: Messages, most: int, seed: int) -> Completion:
         asked = {"model": self.model, "messages": list(chat), "max_tokens": most, "temperature": 1.0, "top_p": 0.9, "seed": seed}
         answer = self._ask("POST", "chat/completions", asked)
-        try:
+        with self._understood():
             choice = answer["choices"][0]
             text = str(choice["message"].get("content") or "").strip().encode("utf-8", "replace").decode()  # half a letter is no text
             written = sum(len(turn["content"]) for turn in chat) + len(text)
             return Completion(text, choice.get("finish_reason") != "length", _counted(answer) or written // UNKNOWN_TOKENS + 1)
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """A block that reads an answer; raises ModelError where it has not what such a server answers."""
+        try:
+            yield
         except NOT_AS_ASKED:
-            raise self._strange() from None
+            raise ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT) from None
 
     def _ask(self, method: str, path: str, content: Any) -> dict[str, Any]:
         import httpx2
@@ -177,16 +182,11 @@ class Server:
         if status >= 300:
             known = ModelNotFound if status == 404 else ModelError
             raise known(f"The server {self.address} answered {status}: {_short(body.decode('utf-8', 'replace'))}.", hint=_HINT)
-        try:
+        with self._understood():
             found = json.loads(body)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise self._strange()
-        return found
-
-    def _strange(self) -> ModelError:
-        return ModelError(f"The server {self.address} answered, but not as an OpenAI-compatible server does.", hint=_HINT)
+            if not isinstance(found, dict):
+                raise TypeError
+            return found
 
     def _pause(self, seconds: float, what: str) -> None:
         self.reporter.report(Notice(f"The server {self.address} {what}; trying again in {seconds:.0f} s.", "warning"))

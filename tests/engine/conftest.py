@@ -1,6 +1,5 @@
 """For tests that ask: a Hub here with a base model, a finished run of it, a process that forks runs, a workshop, a working folder."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,10 +30,9 @@ def run(tmp_path_factory, base):
     return finished_run(tmp_path_factory.mktemp("runs") / "my model", base, recipe)
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as made:
-        yield made
+@pytest.fixture(scope="session")
+def forks() -> Forks:
+    return Forks()
 
 
 @pytest.fixture(scope="module")

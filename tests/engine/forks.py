@@ -1,32 +1,30 @@
-"""A process that has imported everything and forks one child for each run, so that a run can be killed many times in a minute.
+"""Children of a process that has imported everything (tests/warm.py), one for each run: a run can be killed many times in a minute.
 
-with Forks() as forks:
-    status = forks.run({"layer": {...}, "cache": "cache"}, kill_after=0.3)       # -9, or the exit code
+status = Forks().run({"layer": {...}, "cache": "cache", "log": "log.txt"}, kill_after=0.3)       # -9, or the exit code
 
 A child trains; it kills itself in the middle of the n-th file operation if the job says {"kill_at": n}. With {"processes": 2} it forks
-two that train together, one of which fails as {"break": ...} says (forked_engine.py). Run as a program, this file is that process.
+two that train together, one of which fails as {"break": ...} says (forked_engine.py).
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import resource
-import select
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+import warm  # noqa: E402
 
 if TYPE_CHECKING:
     from workshop import Workshop
 
-ROOT = Path(__file__).parents[2]
 HANGS = 300  # seconds after which a child is taken for one that never ends
 
 
@@ -36,46 +34,22 @@ def paths(*folders: Path) -> str:
 
 
 class Forks:
-    """Children of one warm process, one after the other."""
-
-    def __enter__(self) -> Forks:
-        environment = os.environ | {"PYTHONPATH": paths(ROOT, Path(__file__).parent), "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, bufsize=1
-        )
-        assert self._read() == "ready"
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.process.kill()
-        self.process.wait()
+    """One child after the other."""
 
     def run(self, job: dict[str, Any], *, kill_after: float | None = None) -> int:
         """Exit code of a child, or minus the signal that ended it; `kill_after` seconds it is killed from outside."""
-        pid = self.start(job)
+        child = self.start(job)
         if kill_after is not None:
             time.sleep(kill_after)
-            self.kill(pid)
-        return self.wait()
+            child.kill()
+        return int(child.wait(HANGS))
 
-    def start(self, job: dict[str, Any]) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(job) + "\n")
-        return int(self._read())
-
-    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
-        """The child is not reaped before `wait`, so its number belongs to it."""
-        os.kill(pid, number)
-
-    def wait(self) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.write("reap\n")
-        return int(self._read())
-
-    def _read(self) -> str:
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], HANGS)[0], f"no answer in {HANGS} s"
-        return self.process.stdout.readline().strip()
+    def start(self, job: dict[str, Any]) -> Any:
+        """A Popen, or what behaves as one."""
+        here = {"PYTHONPATH": paths(ROOT, Path(__file__).parent), "HF_HUB_OFFLINE": "1", "WARM_WITH": "ready_to_train"}
+        code = ["-c", "import json, sys, forks; forks.child(json.loads(sys.argv[1]))", json.dumps(job)]
+        with open(os.devnull, "r+b") as nothing:
+            return warm.start(code, ROOT, os.environ | here, *[nothing.fileno()] * 3)
 
 
 def job(shop: Workshop, layer: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -86,29 +60,6 @@ def job(shop: Workshop, layer: dict[str, Any], **more: Any) -> dict[str, Any]:
 def log(shop: Workshop) -> str:
     """What the last child of a workshop printed."""
     return (shop.folder / "log.txt").read_text()
-
-
-def serve() -> None:
-    import pico  # one thread, and garbage collection that leaves the imports alone
-
-    import finetune.run.loading
-    from finetune.hardware.machine import inspect
-    from finetune.runtime import RuntimeOptions
-
-    assert pico
-    assert finetune.run.loading
-    inspect(RuntimeOptions(device="cpu", dtype="float32"))  # measured once for all children
-    gc.freeze()
-    print("ready", flush=True)
-    pid = 0
-    for line in sys.stdin:
-        if line == "reap\n":
-            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-            continue
-        pid = os.fork()
-        if pid == 0:
-            child(json.loads(line))
-        print(pid, flush=True)
 
 
 def child(job: dict[str, Any]) -> None:
@@ -209,7 +160,3 @@ def _half(sink: Any, data: Any) -> None:
     block = memoryview(data).cast("B")
     sink.file.write(block[: len(block) // 2])
     sink.file.flush()
-
-
-if __name__ == "__main__":
-    serve()

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from forks import Forks, job, log
+from forks import HANGS, Forks, job, log
 from lengths import few
 from pico import pico, pico_rows
 from workshop import Workshop
@@ -132,19 +132,19 @@ def test_a_teacher_killed_while_its_answers_are_written_goes_on_behind_the_last_
 
 def test_a_second_run_in_the_same_folder_is_refused_and_told_who_is_there(forks: Forks, shop: Workshop) -> None:
     layer = shop.layer(training={**TRAINING, "epochs": 2000})
-    pid = forks.start(job(shop, layer))
+    child = forks.start(job(shop, layer))
     try:
         run = Path(layer["output_dir"]) / "run"
         wait_for(lambda: bool(checkpoints(layer).all()))
         before = (run / "recipe.yaml").read_text()
         for second in (lambda: shop.tuner(layer).run(), lambda: LLMFineTuner.unfinished(layer["output_dir"], runtime=shop.runtime).run()):
-            with pytest.raises(FolderInUse, match=f"process {pid} on") as refused:
+            with pytest.raises(FolderInUse, match=f"process {child.pid} on") as refused:
                 second()
             assert refused.value.exit_code == 2
         assert (run / "recipe.yaml").read_text() == before
     finally:
-        forks.kill(pid)
-        assert forks.wait() == -9
+        child.kill()
+        assert child.wait(HANGS) == -9
     assert LLMFineTuner.unfinished(layer["output_dir"], runtime=shop.runtime).resume_state, "a lock ends with its process"
 
 
@@ -168,13 +168,13 @@ def test_a_disk_that_fills_up_costs_no_work(forks: Forks, shop: Workshop, small_
     training = {**TRAINING, "epochs": 20}
     whole, layer = shop.layer(training=training), shop.layer(training=training, output_dir=str(small_disk / "model"))
     assert forks.run(job(shop, whole)) == 0, log(shop)
-    pid = forks.start(job(shop, layer))
+    child = forks.start(job(shop, layer))
     wait_for(lambda: len(checkpoints(layer).all()) >= 2)
     with (small_disk / "ballast").open("wb", buffering=0) as ballast:
-        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
             fill(ballast)
             time.sleep(0.002)  # the run needs the processor too
-    assert forks.wait() == 1, log(shop)
+    assert child.wait(HANGS) == 1, log(shop)
     assert "DiskFull: The checkpoint of step" in log(shop)
     assert re.search(r"needs about \d+ kB, and \d+ kB is free", log(shop))
     assert "resume" in log(shop)

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from forks import Forks, job, log
+from forks import HANGS, Forks, job, log
 from several_processes import TOLERANCE, compare, events_of, layer_of
 from workshop import StopAt, Workshop
 
@@ -141,21 +141,21 @@ def test_nonsense_in_one_share_stops_all_of_them_before_it_reaches_the_weights(f
     assert saved_steps(layer) == [2]
 
 
-def begun(forks: Forks, shop: Workshop, layer: dict[str, Any], shard: str = "no") -> int:
+def begun(forks: Forks, shop: Workshop, layer: dict[str, Any], shard: str = "no") -> Any:
     """A run of two processes that has trained for three steps."""
-    pid = forks.start(job(shop, layer, processes=2, shard=shard))
+    child = forks.start(job(shop, layer, processes=2, shard=shard))
     ends = time.monotonic() + 60
     while len(saved_steps(layer)) < 2 and time.monotonic() < ends:
         time.sleep(0.05)
-    return pid
+    return child
 
 
 @pytest.mark.parametrize("shard", ["no", "yes"])
 def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(shard: str, forks: Forks, shop: Workshop) -> None:
     once, twice = ({**layer_of(shop, "lora"), "training": LONG} for _ in range(2))
-    pid = begun(forks, shop, once, shard)
-    forks.kill(pid, signal.SIGINT)
-    assert forks.wait() == 130, log(shop)
+    child = begun(forks, shop, once, shard)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(HANGS) == 130, log(shop)
     step = told(once, "training")[0]["steps"]
     assert saved_steps(once)[0] == step == told(once, "step")[-1]["step"]
     assert f"Interrupted: Stopped after step {step} of 800" in log(shop)
@@ -163,22 +163,22 @@ def test_ctrl_c_saves_and_a_second_one_ends_everything_at_once(shard: str, forks
     assert newest is not None
     assert in_parts(newest.folder) is (shard == "yes")
 
-    pid = begun(forks, shop, twice, shard)
-    workers = psutil.Process(pid).children(recursive=True)
+    child = begun(forks, shop, twice, shard)
+    workers = psutil.Process(child.pid).children(recursive=True)
     assert len(workers) == 3
-    forks.kill(pid, signal.SIGINT)
-    forks.kill(pid, signal.SIGTERM)
-    forks.wait()
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGTERM)
+    child.wait(HANGS)
     psutil.wait_procs(workers, timeout=60)
     assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
     assert saved_steps(twice)
 
 
 def test_workers_end_with_a_parent_that_is_killed(forks: Forks, shop: Workshop) -> None:
-    pid = begun(forks, shop, {**layer_of(shop, "lora"), "training": LONG})
-    workers = psutil.Process(pid).children(recursive=True)
-    forks.kill(pid)
-    forks.wait()
+    child = begun(forks, shop, {**layer_of(shop, "lora"), "training": LONG})
+    workers = psutil.Process(child.pid).children(recursive=True)
+    child.kill()
+    child.wait(HANGS)
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
 
