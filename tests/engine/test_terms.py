@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from test_distillation_trainer import batch_of
 from test_resume import StopAt, resumed
 from test_self_teacher import adapted
-from transformers import BloomConfig, BloomForCausalLM
 from workshop import Workshop, recorded
+from zoo import build
 
 from finetune import Recipe, registry
 from finetune.distillation import terms
@@ -122,6 +122,9 @@ def test_layers_that_are_not_there_are_refused() -> None:
         layer_pairs("auto", 3, 6, CUT)
 
 
+PACKED = ["bloom", "gpt_bigcode"]
+
+
 def supervised_states(model: Any, row: dict[str, Any]) -> torch.Tensor:
     states = model.model(torch.tensor([row["input_ids"]])).last_hidden_state[0, :-1]
     return states[torch.tensor(row["labels"][1:]) != -100]
@@ -143,11 +146,10 @@ class TestTheTrainer:
         said = compared.kept(*internals.facts_of(teacher)).bytes(cache.tokens, sum(len(row["input_ids"]) for row in rows), torch.float32)
         assert cache.nbytes - (said + 4 * cache.tokens * cache.head.weight.shape[1]) < 100 * (len(compared.names()) + 6)
 
-    @pytest.mark.parametrize("name", [*NAMES, "bloom"])
-    def test_values_are_those_that_the_model_itself_keeps_for_later_tokens(self, name: str) -> None:
+    @pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in [*NAMES, *PACKED]), ("gpt_bigcode", {"multi_query": False})])
+    def test_values_are_those_that_the_model_itself_keeps_for_later_tokens(self, name: str, changes: dict[str, Any]) -> None:
         """And keys, where no positions are mixed into them afterwards."""
-        small = {"hidden_size": 24, "n_layer": 3, "n_head": 4, "vocab_size": 131}
-        model = BloomForCausalLM(BloomConfig(**small)).eval() if name == "bloom" else pico(name)
+        model = pico(name) if name in NAMES else build(name, **changes)
         for kind, place in (("v", 1), *((("k", 0),) if name in ("gpt2", "opt", "bloom") else ())):
             watched = {"it": [projection(model, layer_stack(model)[-1], kind)]}
             with internals.watching(watched) as seen, torch.no_grad():
@@ -161,6 +163,10 @@ class TestTheTrainer:
         layer.self_attn.qkv_proj = torch.nn.Linear(24, 99)
         with pytest.raises(ModelError, match="Where a phi3 makes the values of its attention is not known here"):
             projection(model, layer, "v")
+        for name, said in (("codegen", "Where a codegen makes the values"), ("mamba", "A mamba has no attention heads")):
+            other = build(name)
+            with pytest.raises(ModelError, match=said):
+                projection(other, layer_stack(other)[-1], "v")
 
     def test_a_student_made_from_its_teacher_begins_with_the_layers_behind_the_cut(self, tmp_path: Path) -> None:
         teacher = pico("llama", dtype=torch.float64, num_hidden_layers=6)

@@ -18,9 +18,10 @@ from finetune.distillation.terms import Watched
 from finetune.errors import ModelError
 from finetune.training.head import causal_lm
 
+LEAVE_OUT = "Leave them out: --set distillation.features.relations=none"
 WORDS = {"q": "queries", "k": "keys", "v": "values"}
-STACKED = ("c_attn", "qkv_proj")
-BY_HEAD = {"gpt_neox": "query_key_value", "bloom": "query_key_value"}
+STACKED = {"gpt2": "c_attn", "gpt_bigcode": "c_attn", "openai-gpt": "c_attn", "phi3": "qkv_proj", "phi4_multimodal": "qkv_proj"}
+BY_HEAD = {"gpt_neox": "query_key_value", "bloom": "query_key_value", "gpt_bigcode": "c_attn"}  # the last where heads share nothing
 
 
 def projection(model: Any, layer: nn.Module, kind: str) -> Watched:
@@ -28,23 +29,27 @@ def projection(model: Any, layer: nn.Module, kind: str) -> Watched:
     config = causal_lm(model).config.get_text_config()
     if alone := _named(layer, f"{kind}_proj"):
         return Watched(alone)
-    heads, place = config.num_attention_heads, "qkv".index(kind)
-    widths = [*projected(config).values()]
-    for name in STACKED:
-        if (found := _named(layer, name)) and _outputs(found) == sum(widths):
-            return Watched(found, partial(_stacked, sum(widths[:place]), widths[place]))
+    widths, place = [*projected(config).values()], "qkv".index(kind)
     by_head = _named(layer, BY_HEAD.get(config.model_type, ""))
     if by_head and _outputs(by_head) == 3 * widths[0]:
-        return Watched(by_head, partial(_of_each_head, heads, place))
+        return Watched(by_head, partial(_of_each_head, config.num_attention_heads, place))
+    stacked = _named(layer, STACKED.get(config.model_type, ""))
+    if stacked and _outputs(stacked) == sum(widths):
+        return Watched(stacked, partial(_stacked, sum(widths[:place]), widths[place]))
     raise ModelError(
         f"Where a {config.model_type} makes the {WORDS[kind]} of its attention is not known here, so their relations cannot be compared.",
-        hint="Leave them out: --set distillation.features.relations=none",
+        hint=LEAVE_OUT,
     )
 
 
 def projected(config: Any) -> dict[str, int]:
-    """How many numbers queries, keys and values of a token have, all heads together; `config` is that of the text part."""
-    width, heads = head_width(config), config.num_attention_heads
+    """How many numbers queries, keys and values of a token have, all heads together; `config` is that of the text part.
+
+    Raises ModelError for a model without attention heads.
+    """
+    width, heads = head_width(config), getattr(config, "num_attention_heads", None)
+    if heads is None:
+        raise ModelError(f"A {config.model_type} has no attention heads, so their relations cannot be compared.", hint=LEAVE_OUT)
     others = getattr(config, "num_key_value_heads", None) or heads
     return {"q": heads * width, "k": others * width, "v": others * width}
 
