@@ -138,6 +138,7 @@ def plan(arguments: argparse.Namespace) -> int:
     """Show what a run would cost; 1 where a problem would stop it."""
     from dataclasses import replace
 
+    from finetune.screen.console import draws_nothing
     from finetune.screen.data import data_report
     from finetune.screen.plan_table import review
     from finetune.screen.reporter import working
@@ -161,7 +162,7 @@ def plan(arguments: argparse.Namespace) -> int:
                 check()
             except (UploadError, BadInput) as error:
                 found = replace(found, problems=[*found.problems, f"{error.message} {error.hint or ''}".strip()])
-    pictures = (data_report(report, ascii_only=console.options.ascii_only), review(tuner.recipe, found))
+    pictures = (data_report(report, in_words=draws_nothing(console)), review(tuner.recipe, found))
     _show(arguments, {**found.to_dict(), "data": report}, *pictures)
     return 1 if found.problems else 0
 

@@ -92,7 +92,16 @@ def people(*, stderr: bool = False) -> Console:
 def animated(file: object) -> bool:
     """Whether lines on this stream can be redrawn; FORCE_COLOR and friends do not make a pipe a terminal."""
     isatty = getattr(file, "isatty", lambda: False)
-    return bool(isatty()) and os.environ.get("TERM") not in ("dumb", "unknown")
+    return bool(isatty()) and not _is_dumb()
+
+
+def _is_dumb() -> bool:
+    return os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def draws_nothing(console: Console) -> bool:
+    """Whether bars and marks must be words: on a terminal with nothing but ASCII or lines, which a screen reader may read."""
+    return console.options.ascii_only or _is_dumb()
 
 
 def no_colour() -> bool:

@@ -22,17 +22,17 @@ SHOWN_IGNORED = 12
 SAID_IN_A_RUN = ("Ignored", "Notes")  # as sentences
 
 
-def data_report(report: Mapping[str, Any], *, examples: bool = True, ascii_only: bool = False) -> RenderableType:
-    """One fact per line; nothing is said about what did not happen."""
-    facts = [(name, fact) for name, fact in _facts(report, ascii_only) if examples or name not in SAID_IN_A_RUN]
+def data_report(report: Mapping[str, Any], *, examples: bool = True, in_words: bool = False) -> RenderableType:
+    """One fact per line; nothing is said about what did not happen. `in_words`: no bars and marks, as for screen readers."""
+    facts = [(name, fact) for name, fact in _facts(report, in_words) if examples or name not in SAID_IN_A_RUN]
     parts: list[RenderableType] = [pairs(facts)]
     if examples and report["examples"]:
         parts.append(Text("Rows as the model sees them; it learns the marked part", style="quiet"))
-        parts += [_example(pieces, ascii_only) for pieces in report["examples"]]
+        parts += [_example(pieces, in_words) for pieces in report["examples"]]
     return block(*parts)
 
 
-def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, Text | str]]:
+def _facts(report: Mapping[str, Any], in_words: bool) -> Iterator[tuple[str, Text | str]]:
     blank = f", {report['blank']:,} blank" if report["blank"] else ""
     unasked = f", {report['not_asked']:,} not used: {report['samples']:,} were asked for" if report.get("not_asked") else ""
     unmeasured = f", {report['not_measured']:,} of the other split not used" if report.get("not_measured") else ""
@@ -58,7 +58,7 @@ def _facts(report: Mapping[str, Any], ascii_only: bool) -> Iterator[tuple[str, T
         yield "Ignored", _ignored(report)
     length = report["length"]
     yield "Tokens", f"median {length['p50']:,.0f}, 90th percentile {length['p90']:,.0f}, longest {length['max']:,.0f}"
-    yield "", Text(_histogram(report["histogram"], ascii_only), style="quiet")
+    yield "", Text(_histogram(report["histogram"], in_words), style="quiet")
     if report["truncated"]:
         lost = []
         if report["truncated_answers"]:
@@ -79,23 +79,23 @@ def _ignored(report: Mapping[str, Any]) -> Text:
     return Text(strip_control_chars(", ".join(shown)) + more, style="warning" if shares else "")
 
 
-def _histogram(parts: Sequence[Mapping[str, int]], ascii_only: bool) -> str:
+def _histogram(parts: Sequence[Mapping[str, int]], in_words: bool) -> str:
     """A bar for each eighth of the longest length allowed."""
     most = max(part["rows"] for part in parts)
-    if ascii_only:
+    if in_words:
         return ", ".join(f"up to {part['tokens']:,}: {part['rows']:,}" for part in parts if part["rows"])
     bars = [BARS[round((len(BARS) - 1) * part["rows"] / most)] if part["rows"] else " " for part in parts]
     return f"0 {''.join(bar * 3 for bar in bars)} {parts[-1]['tokens']:,}"
 
 
-def _example(pieces: Sequence[Mapping[str, Any]], ascii_only: bool) -> RenderableType:
+def _example(pieces: Sequence[Mapping[str, Any]], in_words: bool) -> RenderableType:
     """The end of the prompt and the beginning of what is learned, a line each."""
     last = max((number for number, piece in enumerate(pieces) if piece["supervised"]), default=0)
     lines = []
     for number in range(max(0, last - 1), last + 1):
         piece, learned = pieces[number], pieces[number]["supervised"]
         words = " ".join(strip_control_chars(piece["text"]).split())
-        mark = ("> " if learned else "| ") if ascii_only else ("▌ " if learned else "│ ")
-        shown = words if number == last or len(words) <= 60 else "…" * (not ascii_only) + last_letters(words, 60)
+        mark = ("learned: " if learned else "given: ") if in_words else ("▌ " if learned else "│ ")
+        shown = words if number == last or len(words) <= 60 else ("... " if in_words else "…") + last_letters(words, 60)
         lines.append(Text(f"{mark}{shown}", style="green" if learned else "quiet", no_wrap=True, overflow="ellipsis"))
     return Group(*lines)

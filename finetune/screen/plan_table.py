@@ -20,6 +20,7 @@ from finetune.recipe import Recipe, StudentSpec, TeacherSpec
 from finetune.recipe.task_settings import task_words
 from finetune.recipe.teacher_settings import OneTeacherSpec, grading_words, host_of, part_of
 from finetune.registry import load, title
+from finetune.screen.console import draws_nothing
 from finetune.screen.data import data_report
 from finetune.screen.tables import block, pairs
 from finetune.screen.wording import about, as_typed, briefly
@@ -48,7 +49,7 @@ class PlanScreen:
 
     def report(self, event: Event) -> None:
         if isinstance(event, DataPrepared):
-            self.console.print(data_report(event.report, examples=False, ascii_only=self.console.options.ascii_only))
+            self.console.print(data_report(event.report, examples=False, in_words=draws_nothing(self.console)))
         elif isinstance(event, Planned):
             plan = Plan(**event.plan)
             self.console.print(block(pairs(_cost(plan)), *_remarks(plan)))

@@ -196,7 +196,7 @@ class PlainReporter:
 
     def say(self, line: str) -> None:
         self._last = line
-        self._console.print(strip_control_chars(line), soft_wrap=True)
+        self._console.print(strip_control_chars(line), soft_wrap=not self._console.file.isatty())
 
 
 def facts(event: Event, held_out: HeldOutLoss | None = None) -> list[str]:

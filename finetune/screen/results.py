@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from finetune.benchmark.answers import Answer, sampled, worst
@@ -185,16 +184,14 @@ def samples(scores: Mapping[str, Any], width: int) -> RenderableType:
 
 
 def _sample(answer: Answer, width: int) -> list[RenderableType]:
-    texts = Table.grid(padding=(0, 2, 0, 0))
-    texts.add_column(style="quiet", no_wrap=True)
-    texts.add_column(overflow="fold")
+    told: list[tuple[str, Text | str]] = []
     for side, text in answer.sides.items():
         if side == "before" and "teacher" in answer.sides:
             continue  # a student that was cut out of its teacher says nothing yet
-        texts.add_row(side, _answer(text, good=side == "after"))
+        told.append((side, _answer(text, good=side == "after")))
     if answer.missing:
-        texts.add_row("missing", Text(_clip(", ".join(answer.missing), LONGEST_ANSWER), style="warning"))
-    return [Text(_clip(answer.prompt, 2 * width - 10), style="quiet", overflow="fold"), texts, Text("")]
+        told.append(("missing", Text(_clip(", ".join(answer.missing), LONGEST_ANSWER), style="warning", overflow="fold")))
+    return [Text(_clip(answer.prompt, 2 * width - 10), style="quiet", overflow="fold"), pairs(told), Text("")]
 
 
 def train_further(output_dir: Path) -> str | None:
@@ -247,7 +244,7 @@ def _change(metric: str, change: Mapping[str, Any] | None, *, in_numbers: bool) 
 
 def _answer(text: str, *, good: bool) -> Text:
     shown = _clip(text, LONGEST_ANSWER)
-    return Text(shown, style="good" if good else "") if shown else Text("(nothing)", style="quiet")
+    return Text(shown, style="good" if good else "", overflow="fold") if shown else Text("(nothing)", style="quiet")
 
 
 def _clip(text: str, most: int) -> str:

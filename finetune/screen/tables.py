@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +21,7 @@ from finetune.screen.console import VERDICTS
 
 WORDS = ("Elsewhere",)  # names of what is neither a path nor a command
 NARROW = 70  # columns; below them there is less in a row
-NARROWEST_FACT = 16
+NARROWEST_FACT, WIDEST = 16, 1000
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,18 @@ def block(*parts: RenderableType, above: int = 0) -> RenderableType:
     return Indented(Group(*[Text("")] * above, *parts))
 
 
-def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, change: str | None, wide: bool) -> Table:
+@dataclass(frozen=True)
+class FittingTable:
+    """A table, or the same in lines where it would be too narrow for words."""
+
+    table: Table
+    lines: Text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.table if Measurement.get(console, options.update_width(WIDEST), self.table).minimum <= options.max_width else self.lines
+
+
+def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, change: str | None, wide: bool) -> FittingTable:
     """A row per metric: its name, a score for each side, and, under the heading `change`, what is different."""
     table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False)
     table.add_column("", no_wrap=wide)  # words are wrapped where there is no room, so that no number is cut
@@ -92,9 +104,12 @@ def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, cha
         table.add_column(side, justify="right", no_wrap=True)
     if change is not None:
         table.add_column(change, no_wrap=wide)
+    lines = list[Text]()
     for metric, cells in rows.items():
         table.add_row(NAMES.get(metric, metric), *cells)
-    return table
+        told = zip([*sides, *filter(None, [change])], cells, strict=False)
+        lines += [Text(NAMES.get(metric, metric)), *(Text.assemble((f"  {side} ", "quiet"), cell) for side, cell in told if cell)]
+    return FittingTable(table, Text("\n").join(lines))
 
 
 def table_width(rows: Mapping[str, Sequence[Text]]) -> int:

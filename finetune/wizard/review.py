@@ -25,7 +25,6 @@ from finetune.system.stopping import until_ctrl_c
 from finetune.training.step_count import rows_of_step
 from finetune.wizard import preload
 from finetune.wizard.asking.dropped import dropped
-from finetune.wizard.asking.layout import ascii_only
 from finetune.wizard.asking.prompter import Choice, Prompter, hint
 from finetune.wizard.draft import shown
 from finetune.wizard.error_words import USUAL, in_words, step_of, without_setting
@@ -74,7 +73,7 @@ def ask(recipe: Recipe, prompter: Prompter, here: HostInfo) -> tuple[Recipe, str
     else:
         tuner, found = prepared
         report = tuner.data.report.to_dict()
-        prompter.show(data_report({**report, "notes": [*map(without_setting, report["notes"])]}, ascii_only=ascii_only()))
+        prompter.show(data_report({**report, "notes": [*map(without_setting, report["notes"])]}, in_words=prompter.in_words))
         problems, warnings, notes = (
             [in_words(said, recipe.approach) for said in part] for part in (found.problems, found.warnings, found.notes)
         )

@@ -161,8 +161,8 @@ def test_every_number_of_the_report_is_on_the_screen(tmp_path: Path) -> None:
     marked = [line.strip() for line in shown.splitlines() if "▌" in line]
     assert len(marked) == len(report.examples) == 3
     assert all(line.startswith("▌ It is ") and line.endswith(".<|im_end|>") for line in marked)
-    assert data_report(report.to_dict(), ascii_only=True) is not None
-    assert drawn(data_report(report.to_dict(), ascii_only=True), 80).isascii()
+    assert data_report(report.to_dict(), in_words=True) is not None
+    assert drawn(data_report(report.to_dict(), in_words=True), 80).isascii()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from finetune.screen.results import next_steps
 from finetune.screen.tables import to_copy
 from finetune.screen.wording import about, duration
 from finetune.system.shell import quoted
-from finetune.wizard.asking.layout import ascii_only, beginning, end, wrap
+from finetune.wizard.asking.layout import beginning, end, wrap
 from finetune.wizard.asking.plain import PlainPrompter
 from finetune.wizard.asking.prompter import Choice, plain
 
@@ -198,13 +198,13 @@ def test_plain_questions_can_be_asked_in_any_encoding(encoding: str, monkeypatch
     prompter = PlainPrompter()
     prompter.step(2, "Dataset \u2026")
     prompter.note([("", "▌ learned · not 猫")])
-    prompter.show(data_report(report(["prompt"]), ascii_only=ascii_only()))
+    prompter.show(data_report(report(["prompt"]), in_words=prompter.in_words))
     assert prompter.select("key", "Read as 猫?", [Choice("a", "猫", "▌")], default="a", help="↑↓") == "a"
     assert prompter.text("key", "Name", "猫") == "猫"
     terminal.flush()
     said = terminal.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
     assert "Dataset ~" in said
-    assert "> cat" in said
+    assert "learned: cat" in said
     assert "up to 32: 14" in said
 
 

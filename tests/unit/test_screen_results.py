@@ -60,6 +60,13 @@ def test_scores_have_intervals_and_a_verdict_that_admits_what_is_not_known() -> 
     assert text.index("ROUGE-L") < text.index("Perplexity")
 
 
+def test_scores_are_lines_where_a_table_would_cut_their_names() -> None:
+    said = drawn(scores_table(SCORES, 24), 24)
+    assert "  ROUGE-L\n    Before 0.165\n    After 0.370\n    Change better\n" in said
+    assert "…" not in said
+    assert "ROUGE-L     0.165 0.370 better" in drawn(scores_table(SCORES, 40), 40)
+
+
 def test_the_step_that_was_kept_is_said() -> None:
     kept = {
         "step": 40,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class PlainPrompter(Prompter):
     """Reads one line per question from stdin; `back` goes back and `?` shows help."""
 
+    in_words = True
+
     def __init__(self, on_question: Callable[[], None] = lambda: None) -> None:
         self._on_question = on_question
         for stream in (sys.stdin, sys.stdout):

@@ -83,6 +83,7 @@ class Prompter(ABC):
     """Asks questions and shows what belongs to them."""
 
     can_go_back = False  # whether there is a question before this one
+    in_words = False  # whether pictures must be words: a screen reader may read them
 
     @abstractmethod
     def step(self, number: int | None, title: str) -> None:

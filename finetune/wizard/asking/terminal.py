@@ -24,7 +24,7 @@ from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 
-from finetune.wizard.asking.layout import beginning, end, indent, rows_of, spelled, wrap
+from finetune.wizard.asking.layout import ascii_only, beginning, end, indent, rows_of, spelled, wrap
 from finetune.wizard.asking.prompter import Fragments, GoBack, Prompter, Question, answer_text, drawn, explanation, plain
 from finetune.wizard.asking.questions import Line, add_notes
 
@@ -58,6 +58,7 @@ class TerminalPrompter(Prompter):
     """Asks on the terminal of stdin and stdout; `on_question` is called whenever one is on screen."""
 
     def __init__(self, *, colour: bool = True, on_question: Callable[[], None] = lambda: None) -> None:
+        self.in_words = ascii_only()
         self._output = create_output(sys.stdout)
         if hasattr(self._output, "enable_cpr"):
             self._output.enable_cpr = False

@@ -51,7 +51,7 @@ class Rewind(Prompter):
         keep: Callable[[Mapping[str, Answer], Mapping[str, Answer]], None] = lambda answers, taken_back: None,
         taken_back: Mapping[str, Answer] | None = None,
     ) -> None:
-        self._prompter = prompter
+        self._prompter, self.in_words = prompter, prompter.in_words
         self._keep = keep
         self._answers: dict[str, Answer] = dict(earlier or {})
         self._not_shown = set(self._answers)  # of an earlier session: not on this screen yet
