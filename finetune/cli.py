@@ -17,7 +17,7 @@ from types import FrameType
 
 from finetune.command_line.arguments import parser
 from finetune.errors import FinetuneError, without_secrets
-from finetune.foreign import is_panic
+from finetune.foreign import is_panic, limit_reached
 from finetune.formatting import strip_control_chars
 from finetune.screen.streams import outlast, unwritten
 from finetune.screen.wording import as_typed, at_breaks, for_this_python
@@ -59,8 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug or not (isinstance(error, Exception) or is_panic(error)):
             raise
         missing = isinstance(error, ModuleNotFoundError) and error.name
-        said = _of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}"
         kept = getattr(error, "__notes__", [])  # what can be continued, and how
+        if limit := limit_reached(error):
+            say(limit.message, "\n".join([*kept, limit.hint or ""]))
+            return _leave(1)
+        said = _of_the_machine(error) or f"Unexpected error: {type(error).__name__}: {error}"
         install = [f"Install the program with its dependencies{_how()}"] if missing else []
         say(said, "\n".join([*install, *kept, *([] if missing else [AGAIN if kept else DEBUG])]))
         return _leave(1)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import BadInput, FinetuneError, ModelError
+from finetune.errors import BadInput, FinetuneError, HardwareError, ModelError
 
 AGAIN = "It may be damaged: copy or download it again."
 
@@ -57,6 +57,7 @@ TEMPLATE_NUMBER = 1_000_000  # bits of a number; dividing a longer one takes sec
 COUNTED = re.compile(r"(^|[._])(n|num)_|layers?$|layer_|heads?$|heads?_|experts?$|experts?_|block_count|(head|expert)_count|num_labels")
 MEASURED = re.compile(r"(_size|_dim|_rank|_length|^d_model|^d_ff|^dim|embd|_inner)$")
 NOT_MEASURED = re.compile(r"context|position|n_ctx|max_|window|chunk|block_size|num_tokens|seq|token_id")
+NO_THREADS = re.compile("can't start new thread|ThreadPoolBuildError|thread constructor failed")
 CODE_KEYS = re.compile(r"_?(attn|attention|experts?|kernel)s?_implementation(_internal)?")
 
 
@@ -75,7 +76,17 @@ def reading(
     except BaseException as error:
         if not (isinstance(error, Exception) or is_panic(error)) or type(error).__name__ == "OutOfMemoryError":  # of a GPU
             raise
-        raise kind(f"{printable(path)} {what}: {reason(error)}.", hint=hint) from error
+        raise limit_reached(error) or kind(f"{printable(path)} {what}: {reason(error)}.", hint=hint) from error
+
+
+def limit_reached(error: BaseException) -> HardwareError | None:
+    """The error for what the system does not allow this program any more of, which is no fault of a file; None for any other."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return HardwareError("The system allows this program no more open files.", hint="Allow more, for example: ulimit -n 1024")
+    if (isinstance(error, OSError) and error.errno == errno.EAGAIN) or NO_THREADS.search(str(error)):
+        hint = "Allow more (ulimit -u, or the limit of the container), or end other programs."
+        return HardwareError("The system allows this program no more threads or processes.", hint=hint)
+    return None
 
 
 def is_panic(error: BaseException) -> bool:

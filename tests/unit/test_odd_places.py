@@ -22,6 +22,7 @@ from finetune.data.files import find_files
 from finetune.data.reading import read_rows
 from finetune.errors import BadInput, DatasetError, DatasetNotFound, HardwareError, ModelError, ModelNotFound, RecipeError
 from finetune.events import Recorder
+from finetune.foreign import reading
 from finetune.models.location import parse
 from finetune.planning.measure import _workplace
 from finetune.recipe import DatasetSpec, Recipe
@@ -297,6 +298,29 @@ def test_what_breaks_in_the_machine_is_told_without_a_traceback(
     assert capfd.readouterr().err.splitlines() == [said, hint]
     with pytest.raises(type(error)):
         main(["schema", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "hint"),
+    [
+        (RuntimeError("can't start new thread"), "no more threads or processes.", "ulimit -u"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "no more threads or processes.", "ulimit -u"),
+        (OSError(errno.EMFILE, "Too many open files", "tokenizer.json"), "no more open files.", "ulimit -n"),
+    ],
+)
+def test_a_limit_of_the_system_is_no_damaged_file(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception, said: str, hint: str
+) -> None:
+    def breaks(arguments: object) -> int:
+        raise error
+
+    with pytest.raises(HardwareError, match=said), reading("tokenizer.json"):
+        breaks(None)
+    monkeypatch.setattr("finetune.command_line.commands.schema", breaks)
+    assert main(["schema"]) == 1
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == f"The system allows this program {said}"
+    assert hint in second
 
 
 @pytest.mark.parametrize(
