@@ -176,7 +176,7 @@ class TrainingFinished(Event, name="training"):
         """ "51 steps, loss 3.73 -> 2.47"; one step has one loss."""
         if self.steps == 1:
             return f"1 step, loss {self.final_loss:.2f}"
-        return f"{self.steps} steps, loss {self.first_loss:.2f} -> {self.final_loss:.2f}"
+        return f"{self.steps:,} steps, loss {self.first_loss:.2f} -> {self.final_loss:.2f}"
 
 
 @dataclass(frozen=True)

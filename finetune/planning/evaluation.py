@@ -48,6 +48,6 @@ def measuring(context: RunContext) -> tuple[int, str]:
     ends = f", and the training stops after {spec.patience} without a lower one" if spec.patience else ""
     return (
         measurements(spec.evaluate_every, steps) * report.deciding_tokens,
-        f"The held-out loss is measured every {f'{every} steps' if every > 1 else 'step'} on {report.deciding} rows that are not trained "
-        f"on; {then}{ends}.",
+        f"The held-out loss is measured every {f'{every:,} steps' if every > 1 else 'step'} on {report.deciding:,} rows that are not "
+        f"trained on; {then}{ends}.",
     )

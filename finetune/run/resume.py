@@ -82,7 +82,7 @@ class Unfinished:
     def progress(self) -> str:
         """How far it came, for people."""
         if self.stage == ROWS:
-            return f"{self.step} of {self.total_steps} rows written" if self.total_steps else "no rows written yet"
+            return f"{self.step:,} of {self.total_steps:,} rows written" if self.total_steps else "no rows written yet"
         if self.stage == BENCHMARK:
             return "trained; benchmark not run yet"
         if self.stage == UPLOAD:
@@ -90,7 +90,7 @@ class Unfinished:
         of_rounds = f"round {self.round} of {self.rounds}, " if self.rounds > 1 else ""
         if not self.step:
             return f"{of_rounds}nothing of it saved yet" if self.begun else "nothing saved yet"
-        return f"{of_rounds}step {self.step} of {self.total_steps}, saved {spoken(time.time() - self.saved_at)} ago"
+        return f"{of_rounds}step {self.step:,} of {self.total_steps:,}, saved {spoken(time.time() - self.saved_at)} ago"
 
 
 def find(output_dir: str | Path) -> Unfinished | None:
@@ -195,16 +195,16 @@ def _what_will_be_done(left: Unfinished, start: Checkpoint | None) -> str:
     if saved.step == saved.total_steps:
         whole = "training" if saved.round == saved.rounds else f"round {saved.round}"
         left_to_do = "only saving the model and the benchmark are left" if saved.round == saved.rounds else "the next round follows"
-        return f"All {saved.step} steps of the {whole} in {name} are saved; {left_to_do}."
+        return f"All {saved.step:,} steps of the {whole} in {name} are saved; {left_to_do}."
     what = "this round" if saved.rounds > 1 else "training"
     return f"Continuing {name} after {saved.progress()}; {roughly(saved.seconds_left)} of {what} left."
 
 
 def stopped(folder: RunFolder, outcome: Outcome) -> Interrupted:
     """What to raise where a person has stopped a training."""
-    of_all = "" if outcome.complete else f" of {outcome.total_steps}"
+    of_all = "" if outcome.complete else f" of {outcome.total_steps:,}"
     return Interrupted(
-        f"Stopped after step {outcome.finished.steps}{of_all}; everything is saved in {folder.output_dir}.",
+        f"Stopped after step {outcome.finished.steps:,}{of_all}; everything is saved in {folder.output_dir}.",
         hint=f"Continue: finetune-cli resume {quoted(folder.output_dir)}",
         saved=folder.output_dir,
     )

@@ -189,7 +189,7 @@ class PlainReporter:
             for said in (*event.plan.get("problems", ()), *event.plan.get("warnings", ())):
                 self.say(f"Warning: {said}")
         elif isinstance(event, HeldOutLoss):
-            self.say(f"  step {event.step}/{event.total_steps}, {_measured(event)}")
+            self.say(f"  step {event.step:,}/{event.total_steps:,}, {_measured(event)}")
         elif isinstance(event, TrainingStep | Progress) and now >= self._next_line:
             self._next_line = now + max(SECONDS_BETWEEN_LINES, SHARE_BETWEEN_LINES * (now - self._began))
             self.say("  " + ", ".join(facts(event)))
@@ -205,7 +205,7 @@ def facts(event: Event, held_out: HeldOutLoss | None = None) -> list[str]:
         return [
             f"{100 * event.step / event.total_steps:.0f} %",
             f"{duration(event.seconds_left)} left",
-            f"step {event.step}/{event.total_steps}",
+            f"step {event.step:,}/{event.total_steps:,}",
             f"loss {event.loss:.3f}",
             *([_measured(held_out)] if held_out else []),
             f"{event.tokens_per_second:,.0f} tokens/s",

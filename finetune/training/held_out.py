@@ -59,7 +59,7 @@ class WatchHeldOut(TrainerCallback):
             control.should_training_stop = True
             self.reporter.report(
                 Notice(
-                    f"Stopped early at step {step} of {of}: the held-out loss was not lower than {self.best_loss:.4g}, that of step "
+                    f"Stopped early at step {step:,} of {of:,}: the held-out loss was not lower than {self.best_loss:.4g}, that of step "
                     f"{self.best_step}, in {counted(self.waited, 'measurement')}."
                 )
             )

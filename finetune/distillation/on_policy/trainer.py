@@ -67,15 +67,15 @@ class OnPolicyTrainer(SupervisedTrainer):
         first = self.practice.first_step
         if first >= num_training_steps:
             raise RecipeError(
-                f"on_policy begins after the first epoch of {first} steps, and there are {num_training_steps} in all.",
+                f"on_policy begins after the first epoch of {first:,} steps, and there are {num_training_steps} in all.",
                 hint="Train for 2 epochs or more.",
             )
         if not given:
             slow_down(scheduler, first)
             self.practice.reporter.report(
                 Notice(
-                    f"From step {first + 1} of {num_training_steps} on, {percent(self.practice.spec.share)} of the rows are answers of the "
-                    "student, and the learning rate is a fifth of what it would be."
+                    f"From step {first + 1:,} of {num_training_steps:,} on, {percent(self.practice.spec.share)} of the rows are answers of "
+                    "the student, and the learning rate is a fifth of what it would be."
                 )
             )
         return scheduler
