@@ -24,7 +24,14 @@ NAMES = {
     "input": "入力, 输入, 輸入, 입력",
     "output": "出力, 输出, 輸出, 출력",
 }
-_ENGLISH = {name: english for english, names in NAMES.items() for name in names.split(", ")}
+
+
+def names_of(english: str) -> list[str]:
+    """The names of what has this English name."""
+    return NAMES[english].split(", ")
+
+
+_ENGLISH = {name: english for english in NAMES for name in names_of(english)}
 
 
 def in_english(name: str) -> str:
