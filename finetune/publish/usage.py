@@ -76,7 +76,9 @@ def in_short(home: Path, command: str) -> list[tuple[str, str]]:
 def plain_name(name: str, longest: int) -> str:
     """The name in letters, digits, single dots and hyphens, as the Hub and Ollama take it."""
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    plain = re.sub(r"[.-]{2,}", "-", re.sub(r"[^\w.-]", "-", letters))
+    plain = re.sub(r"[.-]{2,}", "-", re.sub(r"[^\w.-]", "-", letters)).strip(".-")
+    if not name.isascii() and not re.search("[A-Za-z]", plain):
+        plain = f"model-{plain}"  # of a name in other letters at most a number is left
     return plain[:longest].strip(".-") or "model"
 
 

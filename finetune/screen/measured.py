@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetune.benchmark.names import about_tasks, between, by_verdict, endless, in_order, number, shared, signed, too_few
+from finetune.benchmark.names import about_tasks, between, by_letters, by_verdict, endless, in_order, number, shared, signed, too_few
 from finetune.errors import BadInput
 from finetune.formatting import count, strip_control_chars
 from finetune.runtime import RuntimeOptions
@@ -65,7 +65,8 @@ def measured_picture(found: Mapping[str, Any], width: int) -> RenderableType:
     interval = "[a, b]: 95 % confidence interval." if fits and not few else ""
     title = f"On {found['rows']:,} rows of {strip_control_chars(found['data'])}"
     parts: list[RenderableType] = [*map(_name, models), Text(""), Text(title, style="bold"), table, legend(interval, rows)]
-    parts += [Text(sentence, style="quiet") for sentence in about_tasks(found)]
+    letters = by_letters({"after": models[0]["scores"], "generations": models[0].get("generations")})
+    parts += [Text(sentence, style="quiet") for sentence in (*filter(None, [letters]), *about_tasks(found))]
     if few:
         parts.append(Text(few, style="warning"))
     if together := shared(rows_said):

@@ -13,6 +13,7 @@ from documents import ROOT, blocks
 
 SAID = [("Ann", "Hi"), ("Ann", "How are you?"), ("Ben", "Fine."), ("Cat", "And I?"), ("Ben", "You too.")]
 WHATSAPP = ["[12/03/2024, 09:15:02] {}: {}", "12.03.24, 09:15 - {}: {}", "\u200e[3/12/24, 9:15:02\u202fAM] {}: {}"]
+WHATSAPP += ["12/3/24, 9:15 a.\xa0m. - {}: {}", "[2024/3/12 上午9:15:02] {}: {}", "\u200f[١٢\u200f/٠٣\u200f/٢٠٢٤، ٩:١٥:٠٢ ص] {}: {}"]
 ROW = [("user", "Hi\nHow are you?"), ("assistant", "Fine."), ("user", "And I?"), ("assistant", "You too.\nReally.")]
 
 

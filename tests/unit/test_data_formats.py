@@ -261,6 +261,7 @@ def test_names_that_say_what_columns_are_decide_which_are_proposed() -> None:
         (["الجواب", "السؤال"], "question_answer"),
         (["उत्तर", "प्रश्न"], "question_answer"),
         (["输出", "输入", "指令"], "instruction"),
+        (["正解", "質問"], "question_answer"),
     ],
 )
 def test_questions_and_answers_are_known_in_other_languages_wherever_they_stand(names: list[str], format: str) -> None:
@@ -270,6 +271,15 @@ def test_questions_and_answers_are_known_in_other_languages_wherever_they_stand(
     asked, answered = found.to_messages(row)
     assert asked["content"].startswith("q")
     assert answered["content"] == "a"
+
+
+def test_what_belongs_to_a_question_is_known_in_other_languages() -> None:
+    row = {"问题": "首都？", "选项A": "上海", "选项B": "北京", "答案": "B"}
+    found = detect(list(row), [row, row], None, "rows.csv")
+    assert [turn["content"] for turn in found.to_messages(row)] == ["首都？\n\nA. 上海\nB. 北京", "B. 北京"]
+    row = {"Kontext": "Es regnet in Oslo.", "Frage": "Wo?", "Antwort": "In Oslo."}
+    found = detect(list(row), [row, row], None, "rows.csv")
+    assert [turn["content"] for turn in found.to_messages(row)] == ["Es regnet in Oslo.\n\nWo?", "In Oslo."]
 
 
 @pytest.mark.parametrize("asked", ["galdera", "user", "input"])

@@ -113,13 +113,20 @@ TITLED = "Book {0} (Author)\n- Your Highlight on page {0} | Added on Monday\n\nA
             "**Q{0}:** How tall is it?\nA: It is {0} metres tall.\n\n",
             "questions and answers, and is learned as it is, with the questions too",
         ),
+        ("質問：高さは{0}ですか\n回答：{0}メートルです。\n\n", "questions and answers"),
+        ("Frage {0}: Wie hoch?\nAntwort {0}: {0},5 Meter.\n\n", "questions and answers"),
+        ("[٢٨\u200f/١١\u200f/٢٠٢٤، ٤:٣{0}:١٠ م] أحمد: مرحبا\n", "a chat"),
+        ("[2024/11/28 下午4:3{0}:10] 张三: 你好\n", "a chat"),
+        ("2024년 11월 28일 오후 4:3{0}, 홍길동 : 안녕하세요\n", "a chat"),
+        ("10:3{0}\t太郎\tこんにちは\n", "a chat"),
         ("A sentence, number {0}.\n\n", ""),
+        ("{0}. 28/11/24 16:32 we met, and Ann said: hello.\n", ""),
     ],
 )
 def test_text_with_more_than_words_is_learned_with_a_word_about_it(tmp_path: Path, text: str, what: str) -> None:
-    (tmp_path / "a.txt").write_text("".join(text.format(number) for number in range(1, 9)))
+    (tmp_path / "a.txt").write_text("".join(text.format(number) for number in range(1, 9)), encoding="utf-8")
     notes = read(tmp_path / "a.txt").facts.notes
-    assert notes == [] if not what else len(notes) == 1 and notes[0].startswith(f"a.txt looks like {what}. ")
+    assert notes == [] if not what else len(notes) == 1 and notes[0].startswith(f"a.txt looks like {what}")
 
 
 def test_a_web_page_in_place_of_data_and_rtf_in_place_of_text_are_told(tmp_path: Path) -> None:

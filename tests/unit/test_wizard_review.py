@@ -143,6 +143,7 @@ def test_skipping_rows_that_cannot_be_used_changes_the_plan(monkeypatch: pytest.
         ("modèle--v1.", "modele-v1"),
         ("..", None),
         ("***", "model"),
+        ("モデル その１", "model-1"),
         ("m" * 99, "m" * 90),
     ],
 )

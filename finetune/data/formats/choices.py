@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_text, find_column, is_empty, joined, optional_text
+from finetune.data.formats.languages import names_of
 from finetune.data.formats.turns import assistant, user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
@@ -39,7 +40,7 @@ RIGHT = [
 ]
 RIGHT += ["correct_choice", "correct_index", "right_answer", "target", "gold", "cop", "correct_answer_id", "correct_answer_index"]
 RIGHT += ["correct_answers", "correct_answer(s)", "answer_id", "output", "response", "completion"]
-COLUMN = re.compile(r"(option|choice|ending|answer|ans|opt|op|sol|)[ _]?([a-j]|\d)", re.IGNORECASE)
+COLUMN = re.compile(rf"(option|choice|ending|answer|ans|opt|op|sol|{'|'.join(names_of('choice'))}|)[ _]?([a-j]|\d)", re.IGNORECASE)
 LETTERED = re.compile(r"(?:^|\s{0,9}[\n,;|]\s{0,9})\(?([a-jA-J]) ?[.):] {0,9}")  # "A. Rome\nB. Oslo", "a ) 1 , b ) 2"
 SEVERAL = re.compile(r"\s*[,;&+/]\s*")
 Choices = dict[str, str]  # by what each is called: A, B, ...

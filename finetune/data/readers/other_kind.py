@@ -9,22 +9,25 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from finetune.data.files import DataFile
 from finetune.data.formats import is_known
+from finetune.data.formats.languages import names_of
 from finetune.errors import UnknownFormat
 
 JSON = re.compile(r"\s*(?:\[\s*)?\{\s*\"[^\"\n]{1,200}\"\s*:")
 DELIMITERS = "\t,;|"
 ANKI = "#separator:"
 NAMED = "Replace the lines that begin with # by one line of names, with the same separator between them, and rename it to end in .csv."
-WHEN = r"[\u200e\u202a]?\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4},? \d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s?[AaPp]\.?\s?[Mm]\.?)?"
+# Date and time in any language: 12/03/24, 09:15 or 3/12/24, 9:15 p. m. or 2024/3/12 下午9:15 or 2024년 3월 12일 오후 9:15
+WHEN = r"\W{0,3}\d{1,4}\D{1,3}\d{1,2}\D{1,3}\d{1,4}\D{1,12}\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s?[^\W\d_]{1,4}\.?(?:\s?m\.)?)?"
 LINES, FEWEST, FEWEST_OF_A_TABLE = 40, 3, 10  # judged, and needed for a chat or a table
 RTF = "{\\rtf"
 MARKUP = re.compile(r"\s*<(?:!doctype html|html|\?xml|mediawiki)\b", re.IGNORECASE)
 
+ASKED = "|".join(map(re.escape, chain(names_of("question"), names_of("answer"))))
 
 LEAVE = "Remove them if they are not wanted."
 
@@ -42,7 +45,7 @@ class Look(NamedTuple):
 PAGE = Look(MARKUP, 0, "a web page or XML", "its tags", "For its words alone, open it in a browser and save it as text.")
 LOOKS = (
     Look(
-        re.compile(WHEN + r"(?:(?:\]| -) [^:\n]{1,60}: |\] [^:\n]{1,60}$)"),
+        re.compile(WHEN + r"(?:(?:\]| -) [^:\n]{1,60}: |\] [^:\n]{1,60}$|, [^:\n]{1,60} : )|\d\d:\d\d\t[^\t\n]{1,60}\t"),
         0.3,
         "a chat",
         "the times and names",
@@ -58,7 +61,7 @@ LOOKS = (
         "To learn the answers, make rows of prompt and completion.",
     ),
     Look(
-        re.compile(r"\**(?:Q\.|(?:Q|A|Question|Answer|Human|User|Assistant|Bot)(?: ?\d{1,3}[:.]|:))"),
+        re.compile(rf"\**(?:Q\.|(?:Q|A|Question|Answer|Human|User|Assistant|Bot|[问問答]|(?i:{ASKED}))(?: ?\d{{1,3}}[:：.]|[:：]))"),
         0.3,
         "questions and answers",
         "the questions too",
