@@ -25,7 +25,7 @@ from finetune.distillation.caches.builder import build_cache
 from finetune.distillation.students.cutting import layer_stack
 from finetune.distillation.students.making import make_student
 from finetune.distillation.terms import Batch, internals
-from finetune.distillation.terms.attention import projection
+from finetune.distillation.terms.attention import last_head_width, projected, projection
 from finetune.distillation.terms.autograd import relation_divergence, relative_distance
 from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.distillation.terms.relations import relation_heads
@@ -122,7 +122,7 @@ def test_layers_that_are_not_there_are_refused() -> None:
         layer_pairs("auto", 3, 6, CUT)
 
 
-PACKED = ["bloom", "gpt_bigcode"]
+OTHERS = ["bloom", "gpt_bigcode"]
 
 
 def supervised_states(model: Any, row: dict[str, Any]) -> torch.Tensor:
@@ -146,7 +146,7 @@ class TestTheTrainer:
         said = compared.kept(*internals.facts_of(teacher)).bytes(cache.tokens, sum(len(row["input_ids"]) for row in rows), torch.float32)
         assert cache.nbytes - (said + 4 * cache.tokens * cache.head.weight.shape[1]) < 100 * (len(compared.names()) + 6)
 
-    @pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in [*NAMES, *PACKED]), ("gpt_bigcode", {"multi_query": False})])
+    @pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in [*NAMES, *OTHERS]), ("gpt_bigcode", {"multi_query": False})])
     def test_values_are_those_that_the_model_itself_keeps_for_later_tokens(self, name: str, changes: dict[str, Any]) -> None:
         """And keys, where no positions are mixed into them afterwards."""
         model = pico(name) if name in NAMES else build(name, **changes)
@@ -156,6 +156,14 @@ class TestTheTrainer:
                 kept = model(torch.arange(4, 11)[None], use_cache=True).cache
             layer = kept.layers[-1]
             torch.testing.assert_close(seen["it"][0], (layer.keys, layer.values)[place].transpose(1, 2).flatten(2))
+
+    def test_widths_are_those_of_the_last_layer_where_layers_differ(self) -> None:
+        model = build("gemma4_text")
+        watched = {"it": [projection(model, layer_stack(model)[-1], kind) for kind in "qkv"]}
+        with internals.watching(watched) as seen, torch.no_grad():
+            model(torch.arange(4, 11)[None])
+        assert [output.shape[-1] for output in seen["it"]] == [*projected(model.config).values()] == [64, 32, 32]
+        assert last_head_width(model.config) == 16
 
     def test_an_attention_that_is_not_known_is_refused_in_a_sentence(self) -> None:
         model = pico("phi3")
