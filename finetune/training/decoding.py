@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from finetune.models.layer_configs import head_width, layer_configs
 from finetune.models.templates.chat_template import answer_end_ids
 from finetune.training.head import causal_lm
 
@@ -104,13 +105,11 @@ def pad_left(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Te
 
 def key_value_bytes(model: Any) -> int:
     """Bytes of keys and values per token, in all layers."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    if not heads:  # a recurrent state of fixed size
+    layers = layer_configs(model.config.get_text_config())
+    if not getattr(layers[0], "num_attention_heads", None):  # a recurrent state of fixed size
         return 0
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    grouped = getattr(config, "num_key_value_heads", None) or heads
-    return int(2 * config.num_hidden_layers * grouped * size * next(model.parameters()).element_size())
+    width = sum((getattr(each, "num_key_value_heads", None) or each.num_attention_heads) * head_width(each) for each in layers)
+    return int(2 * width * next(model.parameters()).element_size())
 
 
 def _ids(given: int | list[int] | None) -> list[int]:

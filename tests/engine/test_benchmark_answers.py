@@ -7,12 +7,13 @@ from chat_templates import FAMILIES
 from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
 from test_benchmark_models import PAIRS, quiet
 from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
+from zoo import build as pico
 
 from finetune.benchmark.generation import SPEED_TOKENS, answer_budget, answer_lengths, generate_answers, generation_speed
 from finetune.data.tokens.encoder import Encoder
 from finetune.errors import BenchmarkError
 from finetune.events import Notice, Progress, Recorder
-from finetune.training.decoding import batches, stop_ids
+from finetune.training.decoding import batches, key_value_bytes, stop_ids
 
 
 @pytest.fixture(autouse=True)
@@ -181,3 +182,12 @@ def test_the_room_for_answers_follows_the_references():
     some = [{"reference": f'["{"a" * 20}"]'}] * 29
     assert budget([*some, {"reference": "a" * 90}]) == 25
     assert budget([*some, {"reference": f'["{"a" * 86}"]'}]) == 91, "half a list is no JSON"
+
+
+def test_keys_and_values_are_counted_layer_by_layer() -> None:
+    for name in ("gemma4_text", "llama", "gpt2"):
+        model = pico(name)
+        with torch.no_grad():
+            kept = model(torch.arange(4, 11)[None], use_cache=True).past_key_values
+        assert key_value_bytes(model) * 7 == sum(layer.keys.nbytes + layer.values.nbytes for layer in kept.layers)
+    assert key_value_bytes(pico("mamba")) == 0

@@ -28,6 +28,7 @@ KEPT: dict[str, tuple[dict[str, Any], int]] = {
     "qwen3_moe": ({"mlp_only_layers": [1, 4]}, 3),
     "qwen2_moe": ({"decoder_sparse_step": 2}, 3),
     "gemma3_text": ({"layer_types": ["sliding_attention", "full_attention"] * 3}, 3),
+    "gemma4_text": ({"layer_types": ["sliding_attention", "full_attention"] * 3}, 3),
     "smollm3": ({"no_rope_layers": [1, 1, 0, 1, 0, 1], "layer_types": None}, 4),
     "llama4_text": ({"moe_layers": [1, 2, 5], "no_rope_layers": [1, 0, 1, 1, 0, 1], "layer_types": None}, 3),
     "recurrent_gemma": ({"block_types": ("recurrent", "attention")}, 3),

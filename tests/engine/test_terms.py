@@ -17,20 +17,17 @@ from test_distillation_trainer import batch_of
 from test_resume import StopAt, resumed
 from test_self_teacher import adapted
 from workshop import Workshop, recorded
-from zoo import build
 
 from finetune import Recipe, registry
 from finetune.distillation import terms
 from finetune.distillation.caches.builder import build_cache
-from finetune.distillation.students.cutting import layer_stack
 from finetune.distillation.students.making import make_student
 from finetune.distillation.terms import Batch, internals
-from finetune.distillation.terms.attention import projection
 from finetune.distillation.terms.autograd import relation_divergence, relative_distance
 from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.distillation.terms.relations import relation_heads
 from finetune.distillation.trainer import DistillationTrainer
-from finetune.errors import Interrupted, ModelError, RecipeError
+from finetune.errors import Interrupted, RecipeError
 from finetune.events import StageFinished, TrainingStep
 from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.recipe.settings import FromTeacher
@@ -122,9 +119,6 @@ def test_layers_that_are_not_there_are_refused() -> None:
         layer_pairs("auto", 3, 6, CUT)
 
 
-PACKED = ["bloom", "gpt_bigcode"]
-
-
 def supervised_states(model: Any, row: dict[str, Any]) -> torch.Tensor:
     states = model.model(torch.tensor([row["input_ids"]])).last_hidden_state[0, :-1]
     return states[torch.tensor(row["labels"][1:]) != -100]
@@ -145,28 +139,6 @@ class TestTheTrainer:
         assert again.last_parts == pytest.approx(trainer.last_parts, rel=5e-3)
         said = compared.kept(*internals.facts_of(teacher)).bytes(cache.tokens, sum(len(row["input_ids"]) for row in rows), torch.float32)
         assert cache.nbytes - (said + 4 * cache.tokens * cache.head.weight.shape[1]) < 100 * (len(compared.names()) + 6)
-
-    @pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in [*NAMES, *PACKED]), ("gpt_bigcode", {"multi_query": False})])
-    def test_values_are_those_that_the_model_itself_keeps_for_later_tokens(self, name: str, changes: dict[str, Any]) -> None:
-        """And keys, where no positions are mixed into them afterwards."""
-        model = pico(name) if name in NAMES else build(name, **changes)
-        for kind, place in (("v", 1), *((("k", 0),) if name in ("gpt2", "opt", "bloom") else ())):
-            watched = {"it": [projection(model, layer_stack(model)[-1], kind)]}
-            with internals.watching(watched) as seen, torch.no_grad():
-                kept = model(torch.arange(4, 11)[None], use_cache=True).cache
-            layer = kept.layers[-1]
-            torch.testing.assert_close(seen["it"][0], (layer.keys, layer.values)[place].transpose(1, 2).flatten(2))
-
-    def test_an_attention_that_is_not_known_is_refused_in_a_sentence(self) -> None:
-        model = pico("phi3")
-        layer = model.model.layers[-1]
-        layer.self_attn.qkv_proj = torch.nn.Linear(24, 99)
-        with pytest.raises(ModelError, match="Where a phi3 makes the values of its attention is not known here"):
-            projection(model, layer, "v")
-        for name, said in (("codegen", "Where a codegen makes the values"), ("mamba", "A mamba has no attention heads")):
-            other = build(name)
-            with pytest.raises(ModelError, match=said):
-                projection(other, layer_stack(other)[-1], "v")
 
     def test_a_student_made_from_its_teacher_begins_with_the_layers_behind_the_cut(self, tmp_path: Path) -> None:
         teacher = pico("llama", dtype=torch.float64, num_hidden_layers=6)

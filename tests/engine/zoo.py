@@ -40,6 +40,18 @@ TEXT_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ministral3": ("Ministral3", {**WIDE, **UNTIED, "head_dim": 8}),
     "gemma": ("Gemma", {**WIDE, "head_dim": 8}),
     "gemma3_text": ("Gemma3Text", {**WIDE, "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}),
+    "gemma4_text": (  # its layers differ, which its configuration says layer by layer
+        "Gemma4Text",
+        {
+            **WIDE,
+            "head_dim": 8,
+            "global_head_dim": 16,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "sliding_window": 8,
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 131,
+        },
+    ),
     "phi": ("Phi", {**WIDE, **UNTIED, "partial_rotary_factor": 0.5}),
     "gpt_neo": (
         "GPTNeo",

@@ -26,6 +26,7 @@ from finetune.errors import ModelError, RecipeError
 from finetune.hardware.matmul import FastLinear, learned_linear, use_fast_linear
 from finetune.methods.inventory import tower_names
 from finetune.models.gguf_architectures import architecture_of
+from finetune.models.layer_configs import head_width
 from finetune.recipe.distillation_settings import QuantizeSpec
 from finetune.recipe.settings import FromTeacher
 from finetune.training.head import causal_lm
@@ -148,7 +149,7 @@ def _instead(model: Any, block: int, student: FromTeacher | None) -> str:
     """What would fit: another number of heads, where it is they that were asked for; else the grid without rows."""
     text = causal_lm(model).config.get_text_config(decoder=True)
     if student is not None and student.heads is not None:
-        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        size = head_width(text)
         groups = text.num_key_value_heads if text.num_key_value_heads != text.num_attention_heads else 1
         more = next(n for n in range(text.num_attention_heads, 10**6) if n * size % block == 0 and n % groups == 0)
         return f"Keep another number of heads: --set model.from_teacher.heads={more}, or --set distillation.quantize=nf4"

@@ -20,6 +20,7 @@ from torch import nn
 
 from finetune.distillation.students import READY_MADE, Build
 from finetune.errors import ModelError, RecipeError
+from finetune.models.layer_configs import of_kept_layers
 from finetune.training.head import backbone_of, causal_lm
 
 PLACE = re.compile(r"(layer|block)_(idx|id|index|num|number)|idx")  # what modules call the number of their layer
@@ -103,7 +104,7 @@ def cut_config(config: Any, kept: Sequence[int]) -> Any:
 def cut_in_place(config: Any, kept: Sequence[int]) -> None:
     """Rewrite a configuration for the layers that stay: lists with an entry for each layer, numbers of layers, and counts."""
     text = config.get_text_config()
-    depth = text.num_hidden_layers
+    depth, differing = text.num_hidden_layers, of_kept_layers(text, kept)
     _keep_rules(text, kept, depth)
     for name, value in list(vars(text).items()):
         if name.startswith("_") or name == "architectures" or NOT_NUMBERS.search(name):
@@ -113,6 +114,8 @@ def cut_in_place(config: Any, kept: Sequence[int]) -> None:
         elif isinstance(value, str) and "pattern" in name and len(value) == depth:  # one letter for each layer
             setattr(text, name, "".join(value[number] for number in kept))
     text.num_hidden_layers = len(kept)
+    if differing is not None:
+        text.per_layer_config = differing
     if hasattr(text, "attention_types"):  # of GPT-Neo, whose config says the same twice
         text.attention_types = [[[kind], 1] for kind in text.attention_layers]
 

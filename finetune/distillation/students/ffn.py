@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.distillation.students import Build, Made, Rows, wanted_of
 from finetune.errors import RecipeError
+from finetune.models.layer_configs import differs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,11 +70,13 @@ def kept_channels(amount: float, width: int) -> int:
 
 
 def _key_and_width(config: Any) -> tuple[str, int]:
-    from finetune.distillation.students.width import EXPERTS, NO_SIZE, has_experts, refusal
+    from finetune.distillation.students.width import EXPERTS, NO_SIZE, VARIES, has_experts, refusal
 
     text = config.get_text_config()
     if has_experts(config):
         raise refusal(config, WHAT, EXPERTS)
+    if differs(text, *KEYS):
+        raise refusal(config, WHAT, VARIES)
     key = next((key for key in KEYS if hasattr(text, key)), None)
     if key is None:
         raise refusal(config, WHAT, NO_SIZE)
@@ -81,5 +84,5 @@ def _key_and_width(config: Any) -> tuple[str, int]:
     if width is None:  # of GPT-2 and its kin
         width = 4 * text.hidden_size
     if not isinstance(width, int):
-        raise refusal(config, WHAT, "its size differs from layer to layer")
+        raise refusal(config, WHAT, VARIES)
     return key, width

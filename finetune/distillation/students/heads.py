@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.distillation.students import Build, Made, Rows, wanted_of
 from finetune.errors import RecipeError
+from finetune.models.layer_configs import differs, head_width
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,14 +74,16 @@ def kept_heads(amount: float, heads: int, groups: int) -> int:
 
 def _smaller(config: Any, amount: float) -> tuple[Any, int, int, int]:
     """The configuration with fewer heads, how many there were and are, and the channels of each; ModelError if it has no number of them."""
-    from finetune.distillation.students.width import NO_SIZE, refusal
+    from finetune.distillation.students.width import NO_SIZE, VARIES, refusal
 
     text = config.get_text_config()
+    if differs(text, "num_attention_heads", "num_key_value_heads", "head_dim"):
+        raise refusal(config, WHAT, VARIES)
     old = getattr(text, "num_attention_heads", None)
     if not isinstance(old, int):  # a state space has none
         raise refusal(config, WHAT, NO_SIZE)
     new = kept_heads(amount, old, _shared(text))
-    size = getattr(text, "head_dim", None) or text.hidden_size // old
+    size = head_width(text)
     smaller = copy.deepcopy(config)
     fewer = smaller.get_text_config()
     try:

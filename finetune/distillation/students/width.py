@@ -31,6 +31,7 @@ from finetune.training.head import causal_lm
 from finetune.training.out_of_memory import ran_out
 
 NO_SIZE = "its configuration states no size for it alone"
+VARIES = "its size differs from layer to layer"
 EXPERTS = "it is a mixture of experts"
 Kept = Callable[[Tensor], Tensor]  # from the importance [parts] of a group to the numbers of the parts that stay, in order
 

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune.distillation.terms import Watched
 from finetune.errors import ModelError
+from finetune.models.layer_configs import head_width, layer_configs
 from finetune.training.head import causal_lm
 
 LEAVE_OUT = "Leave them out: --set distillation.features.relations=none"
@@ -43,20 +44,21 @@ def projection(model: Any, layer: nn.Module, kind: str) -> Watched:
 
 
 def projected(config: Any) -> dict[str, int]:
-    """How many numbers queries, keys and values of a token have, all heads together; `config` is that of the text part.
+    """How many numbers queries, keys and values of a token have in the last layer, all heads together; `config` is that of the text part.
 
     Raises ModelError for a model without attention heads.
     """
-    width, heads = head_width(config), getattr(config, "num_attention_heads", None)
+    layer = layer_configs(config)[-1]
+    width, heads = last_head_width(config), getattr(layer, "num_attention_heads", None)
     if heads is None:
         raise ModelError(f"A {config.model_type} has no attention heads, so their relations cannot be compared.", hint=LEAVE_OUT)
-    others = getattr(config, "num_key_value_heads", None) or heads
+    others = getattr(layer, "num_key_value_heads", None) or heads
     return {"q": heads * width, "k": others * width, "v": others * width}
 
 
-def head_width(config: Any) -> int:
-    """The width of an attention head of a model with this text configuration."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // getattr(config, "num_attention_heads", 1))
+def last_head_width(config: Any) -> int:
+    """The width of an attention head in the last layer of a model with this text configuration."""
+    return head_width(layer_configs(config)[-1])
 
 
 def _named(layer: nn.Module, wanted: str) -> nn.Module | None:

@@ -27,7 +27,7 @@ from finetune.distillation.students.cutting import layer_stack
 from finetune.distillation.teachers.itself import as_teacher
 from finetune.distillation.teachers.model_or_cache import Teacher
 from finetune.distillation.terms import Batch, View, Watched, weights_of
-from finetune.distillation.terms.attention import head_width
+from finetune.distillation.terms.attention import last_head_width
 from finetune.distillation.terms.internals import Outputs, pairs_of, terms_of, text_config, watching
 from finetune.distillation.terms.projections import begin, projections
 from finetune.errors import RecipeError
@@ -66,10 +66,10 @@ class Features:
         inside = cache.key.inside if cache is not None else {}
         if teacher is not None:
             depth = len(layer_stack(teacher)) if spec.layers != "none" else 0
-            theirs = head_width(text_config(teacher))
+            theirs = last_head_width(text_config(teacher))
         else:
             depth, theirs = inside.get("depth", 0), inside.get("head_width", 1)
-        self._head_widths = [head_width(text_config(student)), theirs]
+        self._head_widths = [last_head_width(text_config(student)), theirs]
         pairs = pairs_of(spec, student, depth, made) if depth else []
         layers = [other for _, other in pairs]
         if cache is not None:

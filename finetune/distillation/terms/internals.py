@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from finetune import registry
 from finetune.distillation.students.cutting import layer_stack
 from finetune.distillation.terms import Term, Watched, weights_of
-from finetune.distillation.terms.attention import head_width
+from finetune.distillation.terms.attention import last_head_width
 from finetune.distillation.terms.inner_layers import layer_pairs
 from finetune.recipe.distillation_settings import FeaturesSpec
 from finetune.training.head import causal_lm
@@ -59,7 +59,7 @@ class Compared:
 
     def kept(self, config: Any, depth: int) -> Kept:
         """What a cache keeps of a teacher of `depth` layers with this text configuration."""
-        kept = Kept(depth, head_width(config), {}, {})
+        kept = Kept(depth, last_head_width(config), {}, {})
         for term in terms_of(self.spec).values():
             of = kept.places if term.every_place else kept.tokens
             of |= {name: term.kept_width(config, name) for name in term.kept(self.layers, self.spec)}
