@@ -186,6 +186,9 @@ def test_an_archive_in_an_archive_and_a_part_without_rows_say_what_to_do(tmp_pat
 @pytest.mark.parametrize(
     ("encoding", "question"),
     [
+        ("utf-16-le", "注文番号{}の商品はいつ届きますか？"),
+        ("utf-16-be", "أين الطلب رقم {}؟"),
+        ("iso2022_jp_ext", "注文番号{}の商品はいつ届きますか？"),  # as mails have it
         ("cp1256", "أين الطلب رقم {}؟"),
         ("cp1256", "أين مفتاحي؟ إنه على الطاولة بجانب الكتاب. شكرا جزيلا على مساعدتكم، إلى اللقاء غدا. {}"),  # could be Cyrillic
         ("cp1252", "Où est la clé n° {} ? À côté"),
