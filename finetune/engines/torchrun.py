@@ -46,11 +46,11 @@ MEET = 24 * 3600  # seconds that one node waits for the others: the first prepar
 class Torchrun:
     def start(self, places: Workplace, processes: int, runtime: RuntimeOptions, log: Path) -> Popen[Any]:
         """The launcher, which starts `processes` workers on this node; its input is a pipe that closes when this process ends."""
-        options: dict[str, Any] = {"nproc_per_node": processes, "max_restarts": 0, "standalone": True}
-        options["log_dir"] = os.devnull  # else each run leaves empty folders among the temporary files
+        meeting: dict[str, Any] = {"rdzv_backend": "here", "rdzv_endpoint": "127.0.0.1"}  # of agent.py
         if runtime.nodes > 1:  # the launcher of the first node opens the port
             meeting = {"rdzv_backend": "static", "rdzv_endpoint": runtime.rendezvous, "rdzv_conf": f"timeout={MEET},read_timeout={MEET}"}
-            options |= {"standalone": False, "nnodes": runtime.nodes, "node_rank": runtime.node_rank, **meeting}
+            meeting |= {"nnodes": runtime.nodes, "node_rank": runtime.node_rank}
+        options = {"nproc_per_node": processes, "max_restarts": 0, "log_dir": os.devnull, **meeting}  # without log_dir, empty folders stay
         return launched("finetune.engines.agent", places, options, runtime, log)
 
     def train(self, order: Order) -> Outcome:

@@ -18,6 +18,7 @@ from several_processes import TOLERANCE, compare, events_of, layer_of
 from workshop import StopAt, Workshop
 
 from finetune import LLMFineTuner, Recipe
+from finetune.engines.agent import OnThisMachine
 from finetune.engines.torchrun import why
 from finetune.errors import Interrupted
 from finetune.events import read_events
@@ -219,6 +220,15 @@ def test_what_ended_a_training_is_its_cause_and_not_that_the_others_were_left(
 )
 def test_it_is_known_when_another_process_is_gone(error: RuntimeError, gone: bool) -> None:
     assert is_gone(error) is gone
+
+
+def test_workers_of_one_machine_meet_where_no_other_machine_reaches_them() -> None:
+    met = OnThisMachine("127.0.0.1", 0, 0, 1, "a run", 10).next_rendezvous()
+    met.store.set("a", "b")
+    assert met.store.get("a") == b"b"
+    port = met.bootstrap_store_info.master_port
+    heard = [each.laddr.ip for each in psutil.Process().net_connections("tcp") if each.status == "LISTEN" and each.laddr.port == port]
+    assert heard == ["127.0.0.1"]
 
 
 @pytest.mark.slow
