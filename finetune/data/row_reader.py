@@ -127,15 +127,15 @@ class RowReader:
             if isinstance(self.format, Rendered):
                 raise NotWanted("no question is answered")  # as others show, it is no chat that is read wrongly
             raise NotWanted("every answer is marked as not to be learned") if marked else RowProblem("it has no answer")
-        said = {*getattr(self.format, "remarks", _nothing)(row), *self.marks.remarks(row)}
+        said = [*getattr(self.format, "remarks", _nothing)(row), *self.marks.remarks(row)]
         if any(turn["role"] == "user" and is_blank(turn) for turn in messages):
-            said.add(NOT_ASKED)
+            said.append(NOT_ASKED)
         if tools := getattr(self.format, "tools", _nothing)(row):
             if any(turn["role"] == "system" and LISTED_TOOLS in turn["content"] for turn in messages):
-                said.add(TWICE)
+                said.append(TWICE)
             else:
                 record["tools"] = tools
-        self.remarks.update(said)
+        self.remarks.update(dict.fromkeys(said, 1))
         return record
 
     def no_rows(self, skipped: list[SkippedRow], left_out: Mapping[str, int]) -> DatasetError:

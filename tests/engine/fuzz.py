@@ -23,6 +23,7 @@ from pathlib import Path
 SECONDS, BYTES = 5.0, 1_000_000_000  # of the processor and of memory, for one mutant
 HANGS = 40.0  # seconds on the clock: other programs may use the processors too
 HERE = Path(__file__).parent
+FOLDERS = [str(folder) for folder in (HERE, HERE.parent, HERE.parent / "unit", HERE.parents[1])]
 PROCESSES = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
 PROCESSES.set_forkserver_preload(["datasets", "peft", "transformers.trainer"])  # once, instead of in the process of each kind
 
@@ -65,7 +66,7 @@ def work(name: str, workplace: str, first: int, count: int, seed: int, told: Con
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    sys.path[:0] = [str(HERE), str(HERE.parent / "unit"), str(HERE.parents[1])]
+    sys.path[:0] = FOLDERS
     import warnings
 
     from fuzz_kinds import HEAVY, chosen, make
@@ -125,7 +126,7 @@ def _peak() -> int:
 
 
 def main() -> int:
-    sys.path[:0] = [str(HERE), str(HERE.parent / "unit"), str(HERE.parents[1])]
+    sys.path[:0] = FOLDERS
     from fuzz_kinds import HEAVY, LIGHT
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,9 +1,10 @@
-"""A corpus of odd and hostile files, through the program itself: each gives exactly its rows, or one sentence and exit code 2."""
+"""Odd and hostile files through the program itself: each gives exactly its tokens, or one sentence and exit code 2.
+
+What is read of each kind of file is told by tests/unit/test_data_files.py.
+"""
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 from bytes_tokenizer import CHATML, byte_level
 from letters import llama
-from odd_files import arrow, chat, lines, locked, parquet, plain, records, saved_by_datasets, table, tarred, zipped
+from odd_files import chat, lines, parquet, records, saved_by_datasets, table, zipped
 
 from finetune.cli import main
 from finetune.data.prepare import prepare_data
@@ -21,20 +22,10 @@ from finetune.recipe import DatasetSpec
 from finetune.runtime import RuntimeOptions
 
 TRICKY = ["None", "NA", "null", "nan", "007", "1.50", "  blanks around  ", 'said "so", then; left|right', "two\nlines", "tab\there"]
-TRICKY += [
-    "NUL \0 inside",
-    "👩‍👩‍👧 emoji 🎉",
-    "مرحبا بالعالم",
-    "שלום עולם",
-    "漢字かな",
-    "e\u0301 combined",
-    "zero\u200bwidth",
-    "<b>&amp;</b>",
-]
+TRICKY += ["NUL \0 inside", "👩‍👩‍👧 emoji 🎉", "مرحبا بالعالم", "漢字かな", "e\u0301 combined", "zero\u200bwidth", "<b>&amp;</b>"]
 PAIRS = [(f"{number}: {text}", text) for number, text in enumerate(TRICKY)]
 WESTERN = [(f"{number}: {text}", f"{text} – café €5 “so”") for number, text in enumerate(TRICKY[:9])]
 ASCII = [(f"question {number}", f"answer {number}") for number in range(12)]
-TEXTS = [f"{number}: {text}" for number, text in enumerate(TRICKY) if "\n" not in text and "\0" not in text]
 
 
 class Case(NamedTuple):
@@ -48,99 +39,38 @@ class Case(NamedTuple):
     template: str | None = None
 
 
+def plain(pairs: list[tuple[str, str]]) -> list[str]:
+    return [f"{question}\n{answer}</s>" for question, answer in pairs]
+
+
 def one(name: str, content: bytes, **spec: Any) -> tuple[dict[str, bytes], dict[str, Any]]:
     return {name: content}, {"source": name, **spec}
 
 
 ASK = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>"
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-MARKDOWN = "# One\n\nFirst text.\n\n## Deeper\n\nSecond text.\n\n# Two\n\nThird text.\n"
-LONG = "x" * 10_000_000
 
 LOADED: dict[str, Case] = {
     "JSON lines with everything in them": Case(*one("a.jsonl", lines(records(PAIRS))), rows=plain(PAIRS)),
-    "CRLF": Case(*one("a.jsonl", lines(records(PAIRS), "\r\n")), rows=plain(PAIRS)),
-    "a mark at the start": Case(*one("a.jsonl", b"\xef\xbb\xbf" + lines(records(PAIRS))), rows=plain(PAIRS)),
-    "UTF-16": Case(*one("a.jsonl", lines(records(PAIRS)).decode().encode("utf-16")), rows=plain(PAIRS)),
     "cp1252": Case(*one("a.csv", table(WESTERN).encode("cp1252")), rows=plain(WESTERN)),
     "an encoding that is told": Case(
         *one("a.csv", table([("1", "Łódź"), ("2", "Kraków"), ("3", "żółw")]).encode("cp1250"), encoding="cp1250"),
         rows=plain([("1", "Łódź"), ("2", "Kraków"), ("3", "żółw")]),
     ),
-    "bare tabs and NULs inside JSON strings": Case(
-        *one("a.jsonl", b'{"question": "a\tb\x00c", "answer": "d"}\n' + lines(records(ASCII))), rows=plain([("a\tb\0c", "d"), *ASCII])
-    ),
-    "numbers as they are spelled": Case(
-        *one("a.jsonl", b'{"question": 1.50, "answer": 1e400}\n{"question": 12345678901234567890, "answer": false}\n'),
-        rows=plain([("1.50", "1e400"), ("12345678901234567890", "false")]),
-    ),
-    "a list": Case(*one("a.json", json.dumps(records(PAIRS)).encode()), rows=plain(PAIRS)),
-    "a list, indented, in UTF-16": Case(*one("a.json", json.dumps(records(PAIRS), indent=3).encode("utf-16")), rows=plain(PAIRS)),
-    "a data key": Case(*one("a.json", json.dumps({"about": "x", "data": records(PAIRS)}).encode()), rows=plain(PAIRS)),
-    "a dict of columns": Case(
-        *one("a.json", json.dumps({"question": [q for q, _ in PAIRS], "answer": [a for _, a in PAIRS]}).encode()), rows=plain(PAIRS)
-    ),
     "a list of conversations": Case(
         *one("a.json", json.dumps([chat(*pair) for pair in ASCII]).encode()), rows=[ASK.format(*pair) for pair in ASCII], template=CHATML
     ),
-    "semicolons": Case(*one("a.csv", table(PAIRS, delimiter=";").encode()), rows=plain(PAIRS)),
-    "Excel's sep= line": Case(*one("a.csv", b"sep=;\r\n" + table(PAIRS, delimiter=";").encode("utf-8")), rows=plain(PAIRS)),
-    "blank lines above the column names": Case(*one("a.csv", b"\r\n\r\n" + table(PAIRS).encode()), rows=plain(PAIRS)),
-    "tabs under the name .csv": Case(*one("a.csv", table(PAIRS, delimiter="\t").encode()), rows=plain(PAIRS)),
-    "tab-separated": Case(*one("a.tsv", table(PAIRS, delimiter="\t").encode()), rows=plain(PAIRS)),
-    "a trailing comma in every line": Case(*one("a.csv", b"question,answer,\na,b,\nc,d,\n"), rows=plain([("a", "b"), ("c", "d")])),
-    "old Mac line ends": Case(*one("a.csv", b"question,answer\ra,b\rc,d\r"), rows=plain([("a", "b"), ("c", "d")])),
-    "Parquet": Case(*one("a.parquet", parquet(pa.Table.from_pylist(records(PAIRS)))), rows=plain(PAIRS)),
-    "Parquet with a category and a decimal": Case(
-        *one("a.parquet", parquet({"question": pa.array(["a", "b"]).dictionary_encode(), "answer": [1.5, 2.0]})),
-        rows=plain([("a", "1.5"), ("b", "2.0")]),
-    ),
-    "an Arrow stream": Case(*one("a.arrow", arrow(records(PAIRS), pa.ipc.new_stream)), rows=plain(PAIRS)),
-    "an Arrow file": Case(*one("a.arrow", arrow(records(PAIRS), pa.ipc.new_file)), rows=plain(PAIRS)),
-    "gzip": Case(*one("a.jsonl.gz", gzip.compress(lines(records(PAIRS)))), rows=plain(PAIRS)),
-    "Zstandard": Case(*one("a.csv.zst", pa.compress(table(PAIRS).encode(), codec="zstd", asbytes=True)), rows=plain(PAIRS)),
-    "bzip2": Case(*one("a.jsonl.bz2", bz2.compress(lines(records(PAIRS)))), rows=plain(PAIRS)),
+    "Parquet": Case(*one("a.parquet", parquet(records(PAIRS))), rows=plain(PAIRS)),
     "a zip of several files": Case(
         *one("a.zip", zipped({"in/a.jsonl": lines(records(PAIRS[:9])), "in/b.csv": table(PAIRS[9:]).encode(), "README.md": b"about"})),
-        rows=plain(PAIRS),
-    ),
-    "a tar": Case(*one("a.tar.gz", tarred({"a.jsonl": lines(records(PAIRS))})), rows=plain(PAIRS)),
-    "a zip of packed files": Case(
-        *one("a.zip", zipped({"a.jsonl.gz": gzip.compress(lines(records(PAIRS))), "__MACOSX/._a.jsonl": b"\0\0"})), rows=plain(PAIRS)
-    ),
-    "a folder": Case(
-        {"d/a.jsonl": lines(records(PAIRS[:9])), "d/deep/b.csv": table(PAIRS[9:]).encode(), "d/README.md": b"x", "d/.x.jsonl": b"x"},
-        {"source": "d"},
-        rows=plain(PAIRS),
-    ),
-    "a glob": Case(
-        {"d/a.jsonl": lines(records(PAIRS[:9])), "d/b.jsonl": lines(records(PAIRS[9:])), "d/c.csv": b"no"},
-        {"source": "d/*.jsonl"},
         rows=plain(PAIRS),
     ),
     "several files by name": Case(
         {"a.jsonl": lines(records(PAIRS[:9])), "b.csv": table(PAIRS[9:]).encode()}, {"source": ["b.csv", "a.jsonl"]}, rows=plain(PAIRS)
     ),
-    "a file with a comma in its name": Case(*one("a, b.jsonl", lines(records(PAIRS))), rows=plain(PAIRS)),
     "a folder with hostile names": Case(
         {"d/\x1b[31m é\u202e.jsonl": lines(records(PAIRS[:9])), "d/b c'\".jsonl": lines(records(PAIRS[9:]))},
         {"source": "d"},
         rows=plain(PAIRS),
-    ),
-    "files named after splits": Case(
-        {"d/train.jsonl": lines(records(PAIRS)), "d/test.jsonl": lines(records(ASCII))}, {"source": "d"}, rows=plain(PAIRS)
-    ),
-    "three bad rows of many": Case(
-        *one(
-            "a.jsonl",
-            lines(records([(str(number), f"answer {number}") for number in range(400)]))
-            + b'{broken\n["no object"]\n{"question": "q", "answer": "\\ud83d"}\n',
-        ),
-        rows=plain([(str(number), f"answer {number}") for number in range(400)]),
-        skipped=3,
-    ),
-    "many bad rows that may be skipped": Case(
-        *one("a.jsonl", lines(records(ASCII)) + b"{broken\n" * 3, bad_rows=0.2), rows=plain(ASCII), skipped=3
     ),
     "dates beyond the calendar": Case(
         *one(
@@ -151,83 +81,26 @@ LOADED: dict[str, Case] = {
         rows=plain([("1970-01-01 00:00:00.001000", "a"), ("1970-01-01 00:00:00.003000", "c")]),
         skipped=1,
     ),
-    "alpaca": Case(
-        *one("a.jsonl", lines([{"instruction": f"do {n}", "input": "it" if n % 2 else "", "output": str(n)} for n in range(6)])),
-        rows=plain([(f"do {n}\n\nit" if n % 2 else f"do {n}", str(n)) for n in range(6)]),
-    ),
-    "ShareGPT": Case(
-        *one("a.jsonl", lines([{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in ASCII])),
-        rows=[ASK.format(*pair) for pair in ASCII],
-        template=CHATML,
-    ),
-    "ShareGPT as columns of lists": Case(
-        *one("a.parquet", parquet({"conversations": [{"from": ["human", "gpt"], "value": list(pair)} for pair in ASCII]})),
-        rows=[ASK.format(*pair) for pair in ASCII],
-        template=CHATML,
-    ),
     "OpenAI messages with a system text and several turns": Case(
         *one("a.jsonl", lines([{"messages": chat(q, a, "and then?", "the end", system="be brief"), "tools": []} for q, a in ASCII])),
         rows=["<|im_start|>system\nbe brief<|im_end|>\n" + ASK.format(*p) + "\n" + ASK.format("and then?", "the end") for p in ASCII],
         template=CHATML,
     ),
-    "preferences": Case(
-        *one("a.jsonl", lines([{"prompt": q, "chosen": a, "rejected": "worse"} for q, a in ASCII])), rows=plain(ASCII)
-    ),
-    "columns that are chosen": Case(
-        *one("a.csv", table(PAIRS).encode(), columns={"prompt": "answer", "completion": "question"}),
-        rows=plain([(answer, question) for question, answer in PAIRS]),
-    ),
-    "one text a line": Case(*one("a.txt", "\r\n".join(TEXTS).encode(), text_as="line"), rows=[f"{text}</s>" for text in TEXTS]),
     "one text a file": Case(
         {"d/a.txt": b"one\n\ntwo\n", "d/b.txt": "drei\n".encode("utf-16"), "d/c.md": b"# four\n"},
         {"source": "d", "text_as": "document"},
         rows=["one\n\ntwo\n</s>", "drei\n</s>", "# four\n</s>"],
-    ),
-    "Markdown between headings": Case(
-        *one("a.md", MARKDOWN.encode()),
-        rows=["# One\n\nFirst text.</s>", "## Deeper\n\nSecond text.</s>", "# Two\n\nThird text.</s>"],
     ),
 }  # fmt: skip
 
 REFUSED: dict[str, Case] = {
     "no such file": Case({"rows.jsonl": b"{}"}, {"source": "rwos.jsonl"}, said=("There is no file rwos.jsonl",)),
     "empty": Case(*one("a.jsonl", b""), said=("a.jsonl is empty",)),
-    "an empty packed file": Case(*one("a.jsonl.gz", gzip.compress(b"")), said=("a.jsonl.gz contains no rows",)),
-    "an empty folder": Case({"d/.keep": b""}, {"source": "d"}, said=("contains no data files",)),
-    "an empty zip": Case(*one("a.zip", zipped({})), said=("a.zip contains no files",)),
     "one row": Case(*one("a.jsonl", lines(records(ASCII[:1]))), said=("a.jsonl has only one usable row",)),
     "the same row over and over": Case(*one("a.jsonl", lines(records(ASCII[:1] * 30))), said=("also occurs in the training rows",)),
     "a broken line": Case(*one("a.jsonl", lines(records(ASCII)) + b'{"question": "x'), said=("a.jsonl line 13", "not JSON")),
-    "a broken list": Case(*one("a.json", b'[{"question": "a",\n "answer" "b"}]'), said=("a.json, line 2", "not valid JSON")),
-    "something after a list": Case(*one("a.json", json.dumps(records(ASCII)).encode() + b"\n[]"), said=("a.json, line 2", "after the end")),
-    "a list that stops": Case(*one("a.json", json.dumps(records(ASCII)).encode()[:-5]), said=("a.json, line 1", "not valid JSON")),
-    "JSON nested without end": Case(*one("a.json", b'{"question":' * 100_000), said=("a.json", "nested too deeply")),
-    "a page of HTML": Case(*one("a.jsonl", b"<!DOCTYPE html>\n<html><body>404</body></html>\n"), said=("a.jsonl is a web page",)),
-    "a Git LFS pointer": Case(*one("a.parquet", POINTER), said=("a.parquet is a Git LFS pointer",)),
     "a picture": Case(*one("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256))), said=("a.txt is a binary file",)),
-    "a program": Case(*one("a.jsonl", b"\x7fELF" + bytes(range(256)) * 9), said=("a.jsonl is a binary file",)),
-    "a workbook": Case(*one("a.xlsx", zipped({"xl/sheet.xml": b"<x/>"})), said=("a.xlsx",)),
-    "a pickle": Case(*one("a.pkl", b"\x80\x04."), said=("a.pkl is not a supported data file",)),
-    "no tar at all": Case(*one("a.tar.gz", gzip.compress(b"hello")), said=("a.tar.gz is not a complete .tar",)),
-    "a locked zip": Case(*one("a.zip", locked(zipped({"a.jsonl": lines(records(ASCII))}))), said=("a.zip is protected by a password",)),
-    "a zip in a zip": Case(*one("a.zip", zipped({"b.zip": zipped({"a.jsonl": b"{}"})})), said=("a.zip contains no data files",)),
-    "no zip at all": Case(*one("a.zip", b"hello"), said=("a.zip is not a complete .zip",)),
-    "gzip cut short": Case(*one("a.jsonl.gz", gzip.compress(os.urandom(5000).hex().encode())[:-900]), said=("a.jsonl.gz cannot be read",)),
-    "no gzip at all": Case(*one("a.csv.gz", b"question,answer\na,b\n"), said=("a.csv.gz cannot be read",)),
     "Parquet cut short": Case(*one("a.parquet", parquet({"question": ["a"], "answer": ["b"]})[:-9]), said=("a.parquet cannot be read",)),
-    "Parquet without rows": Case(
-        *one("a.parquet", parquet({name: pa.array([], pa.string()) for name in ("question", "answer")})), said=("contains no rows",)
-    ),
-    "bytes for text": Case(*one("a.parquet", parquet({"question": [b"a", b"b"], "answer": [b"c", b"d"]})), said=("has bytes",)),
-    "columns nobody knows": Case(*one("a.csv", b"galdera,erantzuna\na,b\nc,d\n"), said=("a.csv has the columns galdera, erantzuna",)),
-    "a column twice": Case(*one("a.csv", b"question,answer,answer\na,b,c\n"), said=("question, answer 1, answer 2: prompts in",)),
-    "a column that is not there": Case(
-        *one("a.csv", table(ASCII).encode(), columns={"text": "anser"}), said=("'anser'", "Did you mean answer?")
-    ),
-    "a column of nulls": Case(*one("a.jsonl", b'{"question": "q", "answer": null}\n' * 9), said=("a.jsonl", "column answer is missing")),
-    "a quote that never closes": Case(*one("a.csv", b'question,answer\na,b\nc,"d\ne,f\n'), said=("a.csv, line 3", "no closing quote")),
-    "ragged lines": Case(*one("a.tsv", b"question\tanswer\na\tb\nc\nd\te\n"), said=("a.tsv line 3", "1 cells")),
-    "half surrogate pairs": Case(*one("a.jsonl", b'{"question": "q", "answer": "\\ud83d"}\n' * 9), said=("a.jsonl", "not valid Unicode")),
     "a wrong encoding that is told": Case(
         *one("a.csv", table(WESTERN).encode("cp1252"), encoding="utf-8"), said=("a.csv", "not valid Unicode")
     ),
@@ -239,13 +112,6 @@ REFUSED: dict[str, Case] = {
     "answers that are not to be learned": Case(
         *one("a.jsonl", lines([{"messages": [*chat("hi"), {"role": "assistant", "content": "no", "weight": 0}]}] * 9)),
         said=("a.jsonl", "no row is to be learned", "9 rows because every answer is marked as not to be learned"),
-    ),
-    "pictures in messages": Case(
-        *one("a.jsonl", lines([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, *chat("q", "a")[1:]]}] * 9)),
-        said=("a.jsonl", "images, audio or video (image_url)"),
-    ),
-    "a split that is not there": Case(
-        {"d/train.jsonl": lines(records(ASCII))}, {"source": "d", "eval_split": "test"}, said=("no file of the split 'test'",)
     ),
     "a channel instead of a file": Case({"pipe": b"FIFO"}, {"source": "./pipe"}, said=("neither a file nor a folder",)),
 }  # fmt: skip
@@ -328,7 +194,7 @@ def test_what_datasets_saved_is_read_back(place: Path, models: Path, tmp_path: P
 
 
 def test_ten_million_characters_in_a_line_are_read_and_cut(place: Path, models: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    rows = [{"question": "long", "answer": LONG}, *records(ASCII)]
+    rows = [{"question": "long", "answer": "x" * 10_000_000}, *records(ASCII)]
     case = Case({"a.jsonl": lines(rows)}, {"source": "a.jsonl", "held_out": 0.01, "max_length": 100})
     assert plan(case, models) == 0
     report = json.loads(capfd.readouterr().out)["data"]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from bytes_tokenizer import CHATML, INST, byte_level
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from odd_files import lines, parquet, table
 
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.reading import read_rows
@@ -324,23 +323,12 @@ def test_the_built_in_data_teach_answers_to_short_prompts(tmp_path: Path) -> Non
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
-def jsonl(rows: list[dict[str, Any]]) -> bytes:
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
-
-
-def csv_table(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("question", "answer"), *((row["question"], row["answer"]) for row in rows)])
-    return text.getvalue().encode()
-
-
-def parquet(rows: list[dict[str, Any]]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue()
-
-
-WRITERS = {"a.jsonl": jsonl, "a.json": lambda rows: json.dumps(rows).encode(), "a.csv": csv_table, "a.parquet": parquet}
+WRITERS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
+    "a.jsonl": lines,
+    "a.json": lambda rows: json.dumps(rows).encode(),
+    "a.csv": lambda rows: table([(row["question"], row["answer"]) for row in rows]).encode(),
+    "a.parquet": parquet,
+}
 
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=15)

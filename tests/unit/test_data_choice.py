@@ -94,6 +94,21 @@ def test_files_named_after_splits_are_kept_apart(tmp_path: Path) -> None:
     assert "dev.jsonl" in str(missing.value.hint)
 
 
+def test_a_folder_gives_its_data_files_in_order_and_leaves_the_rest(tmp_path: Path) -> None:
+    folder = write(tmp_path / "rows", "b.jsonl", "a.jsonl", "deep/c.jsonl", "README.md", "dataset_info.json", ".hidden.jsonl")
+    assert asked(read(tmp_path, folder)) == ["a.jsonl", "b.jsonl", "deep/c.jsonl"]
+    assert asked(read(tmp_path, folder, data_files="b*")) == ["b.jsonl"]
+    assert asked(read(tmp_path, folder, data_files=["deep/*.jsonl"])) == ["deep/c.jsonl"]
+    assert asked(read(tmp_path, folder / "b*.jsonl")) == ["b.jsonl"]
+    with pytest.raises(DatasetNotFound, match=r"No file in .* is called x\.csv"):
+        read(tmp_path, folder, data_files="x.csv")
+
+
+def test_built_in_data_have_no_other_split(tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFound, match="builtin:python-docs has no split 'test'"):
+        read(tmp_path, "builtin:python-docs", measured="test")
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     with pytest.raises(DatasetNotFound, match="contains no data files"):
@@ -138,6 +153,8 @@ def test_a_folder_is_read_by_the_splits_in_its_files_names(tmp_path: Path, kind:
 
 def test_a_file_that_is_named_is_read_whatever_the_others_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(write(tmp_path, "train.jsonl", "more.jsonl", "test.jsonl", "old/b.jsonl", "old/dev.jsonl", "old/train.jsonl"))
+    write(tmp_path, "a, b.jsonl")
+    assert asked(read(tmp_path, "a, b.jsonl")) == ["a, b.jsonl"]
     both = read(tmp_path, "train.jsonl, more.jsonl")
     assert asked(both) == ["train.jsonl", "more.jsonl"]
     assert both.facts.notes == []

@@ -6,15 +6,13 @@ import bz2
 import gzip
 import io
 import json
-import tarfile
-import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from odd_files import arrow, parquet, tarred, zipped
 from test_data_word import document, text
 
 from finetune.data.endings import ARCHIVES, KINDS, PACKED, can_be_read
@@ -34,23 +32,6 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.compress,
     ".zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
 }
-
-
-def columns() -> pa.Table:
-    return pa.Table.from_pylist(RECORDS)
-
-
-def arrow() -> bytes:
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, columns().schema) as writer:
-        writer.write_table(columns())
-    return sink.getvalue()
-
-
-def parquet() -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(columns(), sink)
-    return sink.getvalue()
 
 
 def workbook() -> bytes:
@@ -78,33 +59,22 @@ CONTENT = {
     ".csv": cells(","),
     ".tsv": cells("\t"),
     ".xlsx": workbook(),
-    ".parquet": parquet(),
-    ".arrow": arrow(),
+    ".parquet": parquet(RECORDS),
+    ".arrow": arrow(RECORDS, pa.ipc.new_stream),
     ".txt": b"\n\n".join(b"A paragraph of some words." for _ in range(80)),
     ".md": b"\n\n".join(b"A paragraph of *some* words." for _ in range(80)),
     ".docx": document(*(text("A paragraph of some words.") for _ in range(80))),
 }
 
 
-def zipped() -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as archive:
-        archive.writestr("rows.jsonl", LINES)
-    return sink.getvalue()
-
-
-def tarred(ending: str) -> bytes:
-    sink = io.BytesIO()
-    mode = {".gz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}.get(ending.replace(".tgz", ".tar.gz").removeprefix(".tar"), "w")
-    with tarfile.open(fileobj=sink, mode=mode) as archive:  # type: ignore[call-overload]
-        file = tarfile.TarInfo("./rows.jsonl")
-        file.size = len(LINES)
-        archive.addfile(file, io.BytesIO(LINES))
-    return sink.getvalue()
+def archived(ending: str) -> bytes:
+    if ending == ".zip":
+        return zipped({"rows.jsonl": LINES})
+    return tarred({"./rows.jsonl": LINES}, "w:" + ending.replace(".tgz", ".tar.gz").removeprefix(".tar").removeprefix("."))
 
 
 FILES = {f"{ending}{packing}": PACKERS[packing](content) for ending, content in CONTENT.items() for packing in PACKERS}
-FILES |= {ending: zipped() if ending == ".zip" else tarred(ending) for ending in ARCHIVES}
+FILES |= {ending: archived(ending) for ending in ARCHIVES}
 
 
 def test_every_kind_and_packing_of_the_table_is_tried_here_and_has_a_reader() -> None:

@@ -6,18 +6,16 @@ import bz2
 import codecs
 import csv
 import gzip
-import io
 import json
-import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from odd_files import arrow, chat, parquet, records, table, tarred, zipped
 
 from finetune.data.reading import Rows, read_rows
-from finetune.errors import BadRow, DatasetError, DatasetNotFound, EmptyDataset, HardwareError, UnknownFormat
+from finetune.errors import BadRow, DatasetError, EmptyDataset, HardwareError, UnknownFormat
 from finetune.events import Recorder
 from finetune.recipe import ColumnsSpec, DatasetSpec
 from finetune.runtime import RuntimeOptions
@@ -33,46 +31,18 @@ TRICKY = [
     "  spaces around  ",
     "line\r\nbreaks\rof all kinds",
 ]
-WIDE = ["👩‍👩‍👧 emoji 🎉", "مرحبا بالعالم", "שלום", "漢字かな", "combining é ñ", "zero\u200bwidth"]
+WIDE = ["👩‍👩‍👧 emoji 🎉", "مرحبا بالعالم", "שלום", "漢字かな", "combining é ñ", "zero\u200bwidth", "NUL \0 inside", "<b>&amp;</b>"]
 ROWS = [(f"{number}: {text}", text) for number, text in enumerate((TRICKY + WIDE) * 2)]
 WESTERN = [(f"{number}: {text}", text) for number, text in enumerate(TRICKY * 3)]
 ONE_LINE = [tuple(" ".join(cell.split()) for cell in row) for row in ROWS]
-RECORDS = [{"question": question, "answer": answer} for question, answer in ROWS]
+RECORDS = records(ROWS)
 
 
 def json_lines(rows: list[tuple[str, str]], end: str = "\n") -> str:
     return end.join(json.dumps({"question": question, "answer": answer}, ensure_ascii=False) for question, answer in rows)
 
 
-def table(rows: list[tuple[str, str]], **style: object) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, **style).writerows([("question", "answer"), *rows])  # type: ignore[arg-type]
-    return text.getvalue()
-
-
-def parquet(rows: list[tuple[str, str]]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([{"question": question, "answer": answer} for question, answer in rows]), sink, row_group_size=7)
-    return sink.getvalue()
-
-
-def arrow(rows: list[tuple[str, str]], new: Callable[..., pa.RecordBatchWriter]) -> bytes:
-    sink = io.BytesIO()
-    content = pa.Table.from_pylist([{"question": question, "answer": answer} for question, answer in rows])
-    with new(sink, content.schema) as writer:
-        writer.write_table(content, max_chunksize=5)
-    return sink.getvalue()
-
-
-def zipped(**members: bytes) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name.replace("__", "."), content)
-    return sink.getvalue()
-
-
-GOOD: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
+GOOD: dict[str, tuple[str, bytes, Sequence[tuple[str, ...]]]] = {
     "JSON lines": ("a.jsonl", json_lines(ROWS).encode(), ROWS),
     "JSON lines called ndjson": ("a.ndjson", json_lines(ROWS).encode(), ROWS),
     "JSON lines with \\u escapes": ("a.jsonl", "\n".join(json.dumps(row) for row in RECORDS).encode(), ROWS),
@@ -88,6 +58,8 @@ GOOD: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "JSON list": ("a.json", json.dumps(RECORDS).encode(), ROWS),
     "JSON list, indented": ("a.json", json.dumps(RECORDS, indent=2, ensure_ascii=False).encode(), ROWS),
     "JSON list with a UTF-8 mark": ("a.json", json.dumps(RECORDS).encode("utf-8-sig"), ROWS),
+    "JSON list in UTF-16": ("a.json", json.dumps(RECORDS, indent=3).encode("utf-16"), ROWS),
+    "JSON list of conversations": ("a.json", json.dumps([chat(*row) for row in ROWS]).encode(), ROWS),
     "JSON with a data key": ("a.json", json.dumps({"version": "1", "data": RECORDS}).encode(), ROWS),
     "JSON with splits": ("a.json", json.dumps({"test": [{"question": "no", "answer": "no"}], "train": RECORDS}).encode(), ROWS),
     "JSON columns": ("a.json", json.dumps({key: [row[key] for row in RECORDS] for key in RECORDS[0]}).encode(), ROWS),
@@ -107,31 +79,60 @@ GOOD: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {
     "CSV with a UTF-8 mark": ("a.csv", table(ROWS).encode("utf-8-sig"), ROWS),
     "CSV in cp1252 with semicolons": ("a.csv", table(WESTERN, delimiter=";").encode("cp1252"), WESTERN),
     "CSV in UTF-16 with tabs": ("a.csv", table(ROWS, delimiter="\t").encode("utf-16"), ROWS),
+    "CSV below blank lines": ("a.csv", b"\r\n\r\n" + table(ROWS).encode(), ROWS),
+    "CSV with a comma at the end of every line": ("a.csv", b"question,answer,\na,b,\nc,d,\n", [("a", "b"), ("c", "d")]),
+    "CSV with the line ends of old Macs": ("a.csv", b"question,answer\ra,b\rc,d\r", [("a", "b"), ("c", "d")]),
     "TSV": ("a.tsv", table(ROWS, delimiter="\t").encode(), ROWS),
     "TSV where quotes mean nothing": (
         "a.tsv",
         b"question\tanswer\n" + "\n".join(f'{question}\t"{answer}' for question, answer in ONE_LINE).encode(),
         [(question, f'"{answer}') for question, answer in ONE_LINE],
     ),
-    "Parquet": ("a.parquet", parquet(ROWS), ROWS),
-    "Arrow stream": ("a.arrow", arrow(ROWS, pa.ipc.new_stream), ROWS),
-    "Arrow file": ("a.arrow", arrow(ROWS, pa.ipc.new_file), ROWS),
+    "Parquet": ("a.parquet", parquet(RECORDS), ROWS),
+    "Parquet with a category and numbers": (
+        "a.parquet",
+        parquet({"question": pa.array(["a", "b"]).dictionary_encode(), "answer": [1.5, 2.0]}),
+        [("a", "1.5"), ("b", "2.0")],
+    ),
+    "Parquet with turns as columns of lists": (
+        "a.parquet",
+        parquet({"conversations": [{"from": ["human", "gpt"], "value": list(row)} for row in ROWS]}),
+        ROWS,
+    ),
+    "Arrow stream": ("a.arrow", arrow(RECORDS, pa.ipc.new_stream), ROWS),
+    "Arrow file": ("a.arrow", arrow(RECORDS, pa.ipc.new_file), ROWS),
     "gzip": ("a.jsonl.gz", gzip.compress(json_lines(ROWS).encode()), ROWS),
     "gzip of CSV": ("a.csv.gz", gzip.compress(table(ROWS).encode()), ROWS),
-    "gzip of Parquet": ("a.parquet.gz", gzip.compress(parquet(ROWS)), ROWS),
+    "gzip of Parquet": ("a.parquet.gz", gzip.compress(parquet(RECORDS)), ROWS),
     "bzip2": ("a.jsonl.bz2", bz2.compress(json_lines(ROWS).encode()), ROWS),
     "Zstandard": ("a.jsonl.zst", pa.compress(json_lines(ROWS).encode(), codec="zstd", asbytes=True), ROWS),
-    "zip": ("a.zip", zipped(README__md=b"about", rows__jsonl=json_lines(ROWS).encode()), ROWS),
-    "zip of Parquet": ("a.zip", zipped(rows__parquet=parquet(ROWS)), ROWS),
+    "zip": ("a.zip", zipped({"README.md": b"about", "rows.jsonl": json_lines(ROWS).encode()}), ROWS),
+    "zip of several files": (
+        "a.zip",
+        zipped({"in/a.jsonl": json_lines(ROWS[:9]).encode(), "in/b.csv": table(ROWS[9:]).encode(), "README.md": b"about"}),
+        ROWS,
+    ),
+    "zip of a packed file from a Mac": (
+        "a.zip",
+        zipped({"a.jsonl.gz": gzip.compress(json_lines(ROWS).encode()), "__MACOSX/._a.jsonl": b"\0\0"}),
+        ROWS,
+    ),
+    "zip of Parquet": ("a.zip", zipped({"rows.parquet": parquet(RECORDS)}), ROWS),
+    "tar": ("a.tar.gz", tarred({"a.jsonl": json_lines(ROWS).encode()}), ROWS),
+    "Markdown": (
+        "a.md",
+        b"# One\n\nText.\n\n## Deeper\n\nMore.\n\n# Two\n\nEnd.\n",
+        [("# One\n\nText.",), ("## Deeper\n\nMore.",), ("# Two\n\nEnd.",)],
+    ),
     "numbers and truth values": (
         "a.jsonl",
-        b'{"question": 1.50, "answer": 12345678901234567890}\n{"question": true, "answer": -0.0}',
-        [("1.50", "12345678901234567890"), ("true", "-0.0")],
+        b'{"question": 1.50, "answer": 12345678901234567890}\n{"question": true, "answer": -0.0}\n{"question": 1e400, "answer": false}',
+        [("1.50", "12345678901234567890"), ("true", "-0.0"), ("1e400", "false")],
     ),
     "NUL characters": (
         "a.jsonl",
-        b'{"question": "a\\u0000b", "answer": "\\u0000"}\n{"question": "c", "answer": "d"}',
-        [("a\0b", "\0"), ("c", "d")],
+        b'{"question": "a\\u0000b", "answer": "\\u0000"}\n{"question": "c\td\x00", "answer": "e"}',
+        [("a\0b", "\0"), ("c\td\0", "e")],
     ),
     "an index column without a name": ("a.csv", b",question,answer\n0,a,b\n1,c,d\n", [("a", "b"), ("c", "d")]),
     "spaces around column names": ("a.csv", b" question , answer\na,b\nc,d\n", [("a", "b"), ("c", "d")]),
@@ -212,6 +213,8 @@ REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     "a blank CSV": ("a.csv", b"\n\n", EmptyDataset, "is empty"),
     "blank text": ("a.txt", b" \n\n\t\n", EmptyDataset, "contains no rows"),
     "a broken line": ("a.jsonl", b'{"question": "a", "answer": "b"}\n{"question": "c', BadRow, r"line 2: .* starting at column 14"),
+    "an empty packed file": ("a.jsonl.gz", gzip.compress(b""), EmptyDataset, "contains no rows"),
+    "an empty zip": ("a.zip", zipped({}), DatasetError, r"^a\.zip contains no files"),
     "a broken list": (
         "a.json",
         b'[{"question": "a", "answer": "b"},\n{"question" "c"}]',
@@ -220,6 +223,7 @@ REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     ),
     "a list cut short": ("a.json", b'[{"question": "a", "answer": "b"},\n', BadRow, r"^a\.json, line 2"),
     "a list without a comma": ("a.json", b'[{"question": "a", "answer": "b"}\n{"question": "c"}]', BadRow, r"^a\.json, line 2"),
+    "something after a list": ("a.json", json.dumps(RECORDS).encode() + b"\n[]", BadRow, r"^a\.json, line 2.*after the end"),
     "no JSON at all": ("a.json", b"hello there", BadRow, r"^a\.json, line 1: this is not valid JSON"),
     "columns of different lengths": ("a.json", b'{"question": ["a", "b"], "answer": ["c"]}', BadRow, "question: 2, answer: 1"),
     "a list of numbers": ("a.json", b"[1, 2, 3]", BadRow, "not an object"),
@@ -242,12 +246,26 @@ REFUSED: dict[str, tuple[str, bytes, type[DatasetError], str]] = {
     "a wrong number of cells": ("a.csv", b"question,answer\na,b\nc,d,e\n", BadRow, "line 3: 3 cells, but the header has 2"),
     "a picture": ("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, UnknownFormat, r"^a\.txt is a binary file"),
     "bytes of no text": ("a.jsonl", bytes(range(256)) * 40, UnknownFormat, "binary"),
-    "Parquet cut short": ("a.parquet", parquet(ROWS)[:-20], BadRow, r"^a\.parquet cannot be read"),
+    "Parquet cut short": ("a.parquet", parquet(RECORDS)[:-20], BadRow, r"^a\.parquet cannot be read"),
+    "Parquet without rows": (
+        "a.parquet",
+        parquet({name: pa.array([], pa.string()) for name in ("question", "answer")}),
+        EmptyDataset,
+        "contains no rows",
+    ),
+    "a Git LFS pointer": (
+        "a.parquet",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        DatasetError,
+        r"^a\.parquet is a Git LFS pointer",
+    ),
     "Parquet that is none": ("a.parquet", b"hello", BadRow, r"^a\.parquet cannot be read"),
     "Arrow that is none": ("a.arrow", b"hello there, this is no arrow file", BadRow, r"^a\.arrow cannot be read"),
     "gzip cut short": ("a.jsonl.gz", gzip.compress(json_lines(ROWS * 50).encode())[:-40], BadRow, r"^a\.jsonl\.gz cannot be read"),
     "gzip that is none": ("a.jsonl.gz", b"hello", BadRow, r"^a\.jsonl\.gz cannot be read"),
     "zip that is none": ("a.zip", b"hello", BadRow, r"^a\.zip is not a complete"),
+    "tar that is none": ("a.tar.gz", gzip.compress(b"hello"), BadRow, r"^a\.tar\.gz is not a complete \.tar"),
+    "a workbook that is none": ("a.xlsx", zipped({"xl/sheet.xml": b"<x/>"}), DatasetError, r"^a\.xlsx"),
     "another kind of file": ("a.odt", b"PK\x03\x04", UnknownFormat, r"^a\.odt is not a supported data file"),
     "half a surrogate pair": ("a.jsonl", b'{"question": "a", "answer": "\\ud83d"}\n' * 3, BadRow, "not valid Unicode"),
     "JSON nested without end": ("a.jsonl", b"[" * 100_000, BadRow, "nested too deeply|not valid JSON"),
@@ -374,25 +392,3 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(HardwareError, match=r"The cache folder .*cache.* cannot be written") as refused:
         read(tmp_path, tmp_path / "a.jsonl")
     assert "FINETUNE_CLI_CACHE" in str(refused.value.hint)
-
-
-def test_built_in_data_have_no_other_split(tmp_path: Path) -> None:
-    with pytest.raises(DatasetNotFound, match="builtin:python-docs has no split 'test'"):
-        read_rows(DatasetSpec(), RuntimeOptions(cache_dir=tmp_path), Recorder(), split="test")
-
-
-def test_a_folder_gives_its_data_files_in_order_and_leaves_the_rest(tmp_path: Path) -> None:
-    folder = tmp_path / "rows"
-    (folder / "deep").mkdir(parents=True)
-    (folder / "README.md").write_text("about")
-    (folder / "dataset_info.json").write_text("{}")
-    (folder / ".hidden.jsonl").write_text("{}")
-    (folder / "b.jsonl").write_text(json_lines(ROWS[3:6]), encoding="utf-8")
-    (folder / "a.csv").write_bytes(table(ROWS[:3]).encode())
-    (folder / "deep" / "c.parquet").write_bytes(parquet(ROWS[6:9]))
-    assert contents(read(tmp_path, folder)) == ROWS[:9]
-    assert contents(read(tmp_path, folder, data_files="b*")) == ROWS[3:6]
-    assert contents(read(tmp_path, folder, data_files=["deep/*.parquet"])) == ROWS[6:9]
-    assert contents(read(tmp_path, folder / "*.jsonl")) == ROWS[3:6]
-    with pytest.raises(DatasetNotFound, match=r"No file in .* is called x\.csv"):
-        read(tmp_path, folder, data_files="x.csv")

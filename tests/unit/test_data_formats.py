@@ -222,6 +222,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a list of no answers": ({"question": "a", "answer": []}, "the question has no answer in column answer, "),
     "tool calls": ({"messages": [user("a"), {"role": "assistant", "content": "", "tool_calls": [{}]}]}, "a tool call without a name"),
     "a critic's message": ({"messages": [user("a"), {"role": "critic", "content": "b"}, assistant("c")]}, "a message of 'critic'"),
+    "a number in a list of parts": ({"messages": [{"role": "user", "content": [1]}, assistant("c")]}, "neither text nor an object"),
     "a picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, assistant("c")]}, "images, audio or video"),
     "no answer in a chat": ({"messages": [user("a")]}, "no assistant message"),
     "an empty chat": ({"messages": []}, "no list of messages"),

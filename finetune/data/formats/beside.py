@@ -51,13 +51,9 @@ class Beside:
             thought if reasoning and thought is not None and _all_read(thought, sample, _is_text) else None,
         )
 
-    @property
-    def before_it(self) -> tuple[str, ...]:
-        return tuple(column for column in (self.system, self.history) if column is not None)
-
-    @property
-    def after_it(self) -> tuple[str, ...]:
-        return tuple(column for column in (self.reasoning, self.tools) if column is not None)
+    def around(self, *columns: str | None) -> tuple[str, ...]:
+        """All columns that are read where `columns` are the prompt and its answer."""
+        return tuple(column for column in (self.system, self.history, *columns, self.reasoning, self.tools) if column is not None)
 
     def before(self, row: dict[str, Any], messages: list[Message]) -> list[Message]:
         """`messages` with the system text and the earlier turns of their row; a system text among them is the one that counts."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
@@ -57,8 +58,7 @@ class MultipleChoice:
     ) -> None:
         """`first` is what numbers count from, None where the texts of the choices are given."""
         self.question, self.choices, self.right, self.first, self.given, self.beside = question, choices, right, first, given, beside
-        named = (*beside.before_it, given, question, *choices, right)
-        self.columns = tuple(column for column in named if column is not None)
+        self.columns = beside.around(given, question, *choices, right)
         self.inside: str | None = None  # the column in whose objects question and choices are
         self.note = "Each question is followed by its choices, and the right one is learned with its letter."
 
@@ -68,7 +68,7 @@ class MultipleChoice:
             rows = [_opened(row, inside) for row in sample]
             found = cls.matches(list(dict.fromkeys(name for row in rows for name in row)), rows)
             if found is not None:
-                found.inside, found.columns = inside, (*found.beside.before_it, inside, found.right)
+                found.inside, found.columns = inside, found.beside.around(inside, found.right)
             return found
         question = find_column(columns, *QUESTIONS)
         if question is None:
@@ -95,7 +95,7 @@ class MultipleChoice:
             except UnknownFormat as error:
                 unclear = error if number == 0 else unclear  # behind another answer it may be a mark, such as label: 1
                 continue
-            beside = Beside.find(columns, sample, [question, given, right, *choices])
+            beside = replace(Beside.find(columns, sample, [question, given, right, *choices]), tools=None)  # a letter calls none
             found = cls(question, choices, right, first, given, beside)
             is_one = 2 * sum(bool(found.answers(row, _choices(row, choices))) for row in sample) >= len(sample)
             if is_one and not (several and first is None):

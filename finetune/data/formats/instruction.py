@@ -22,8 +22,7 @@ class Instruction:
 
     def __init__(self, instruction: str, given: str | None, output: str, beside: Beside = NOTHING) -> None:
         self.instruction, self.given, self.output, self.beside = instruction, given, output, beside
-        named = (*beside.before_it, instruction, given, output, *beside.after_it)
-        self.columns = tuple(column for column in named if column is not None)
+        self.columns = beside.around(instruction, given, output)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Instruction | None:

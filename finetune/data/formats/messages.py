@@ -30,7 +30,7 @@ class Messages:
 
     def __init__(self, messages: str, beside: Beside = NOTHING) -> None:
         self.messages, self.beside = messages, beside
-        self.columns = (*beside.before_it, messages, *beside.after_it)
+        self.columns = beside.around(messages)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Messages | None:

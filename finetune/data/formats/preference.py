@@ -41,8 +41,7 @@ class Preference:
         self.whole = style_of([row.get(chosen) for row in sample])
         self.alone = prompt is not None and given is None and self.whole is None
         self.style = style_of_prompts([(row.get(str(prompt)), row.get(chosen)) for row in sample]) if self.alone else None
-        named = (*beside.before_it, prompt, given, chosen, *beside.after_it)
-        self.columns = tuple(column for column in named if column is not None)
+        self.columns = beside.around(prompt, given, chosen)
         only = f"Only the chosen answer of each pair (column {chosen}) is used for training."
         self.note = f"{only} {prompts_note(prompt, self.style)}".strip() if prompt else only
 

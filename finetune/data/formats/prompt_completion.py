@@ -56,7 +56,7 @@ class PromptCompletion:
         self.prompt, self.completion, self.beside, self.given = prompt, completion, beside, given
         self.style = style_of_prompts([(row.get(prompt), row.get(completion)) for row in sample])
         self.note = note or prompts_note(prompt, self.style)
-        self.columns = (*beside.before_it, prompt, *([given] if given else []), completion, *beside.after_it)
+        self.columns = beside.around(prompt, given, completion)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> PromptCompletion | None:

@@ -34,8 +34,7 @@ class QuestionAnswer:
 
     def __init__(self, question: str, answer: str, context: str | None, beside: Beside = NOTHING) -> None:
         self.question, self.answer, self.context, self.beside = question, answer, context, beside
-        named = (*beside.before_it, context, question, answer, *beside.after_it)
-        self.columns = tuple(column for column in named if column is not None)
+        self.columns = beside.around(context, question, answer)
 
     @classmethod
     def matches(cls, columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> QuestionAnswer | None:

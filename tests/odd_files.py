@@ -1,4 +1,4 @@
-"""Files as programs write them, made in memory: the ingredients of the corpus in test_data_corpus.py.
+"""Files as programs write them, made in memory.
 
 zipped({"a.jsonl": lines(records([("question", "answer")]))})  ->  bytes
 """
@@ -12,23 +12,18 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict
 
 
-def plain(pairs: list[tuple[str, str]]) -> list[str]:
-    return [f"{question}\n{answer}</s>" for question, answer in pairs]
+def records(pairs: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"question": question, "answer": answer} for question, answer in pairs]
 
 
-def records(pairs: list[tuple[str, str]], question: str = "question", answer: str = "answer") -> list[dict[str, str]]:
-    return [{question: asked, answer: answered} for asked, answered in pairs]
-
-
-def lines(rows: list[Any], end: str = "\n") -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows).encode("utf-8", "surrogatepass")
+def lines(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def table(pairs: list[tuple[str, str]], **style: Any) -> str:
@@ -37,9 +32,10 @@ def table(pairs: list[tuple[str, str]], **style: Any) -> str:
     return text.getvalue()
 
 
-def parquet(columns: Any) -> bytes:
+def parquet(rows: list[dict[str, Any]] | dict[str, Any]) -> bytes:
+    """From rows, or from columns."""
     sink = io.BytesIO()
-    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), sink, row_group_size=5)
+    pq.write_table(pa.Table.from_pylist(rows) if isinstance(rows, list) else pa.table(rows), sink, row_group_size=5)
     return sink.getvalue()
 
 
@@ -59,17 +55,9 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return sink.getvalue()
 
 
-def locked(archive: bytes) -> bytes:
-    """The flag of encryption set in both headers of the first member."""
-    changed = bytearray(archive)
-    changed[6] |= 1
-    changed[archive.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(changed)
-
-
-def tarred(members: dict[str, bytes], mode: Literal["w", "w:gz"] = "w:gz") -> bytes:
+def tarred(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
     sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode=mode) as archive:
+    with tarfile.open(fileobj=sink, mode=mode) as archive:  # type: ignore[call-overload]
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -78,6 +66,8 @@ def tarred(members: dict[str, bytes], mode: Literal["w", "w:gz"] = "w:gz") -> by
 
 
 def saved_by_datasets(splits: dict[str, list[dict[str, str]]], folder: Path) -> dict[str, bytes]:
+    from datasets import Dataset, DatasetDict
+
     DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()}).save_to_disk(folder)
     return {f"saved/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
