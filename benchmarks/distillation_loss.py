@@ -127,8 +127,8 @@ def _fused(
 ) -> Any:
     from finetune import registry
     from finetune.distillation.teachers.mixture import mixed
-    from finetune.training.chunked_loss import ChunkLogits, chunked_loss
     from finetune.training.head import Head
+    from finetune.training.loss.chunked import ChunkLogits, chunked_loss
 
     asked = [("teacher", taught, teacher_weight)] + ([] if second is None else [("second", *second)])
     teachers = [ChunkLogits(name, states, Head(head), TEMPERATURE) for name, states, head in asked]
@@ -139,8 +139,8 @@ def _fused(
 def _cached(hidden: Any, weight: Any, kept: list[tuple[Any, Any]], labels: Any, *, alpha: Any = ALPHA) -> Any:
     from finetune.distillation.loss import CachedGradient
     from finetune.distillation.teachers.mixture import added
-    from finetune.training.chunked_loss import chunked_loss
     from finetune.training.head import Head
+    from finetune.training.loss.chunked import chunked_loss
 
     head = Head(weight)
     rule = CachedGradient(labels, hidden, head, *added(kept, SHARES[: len(kept)]), alpha, TEMPERATURE)
@@ -150,6 +150,6 @@ def _cached(hidden: Any, weight: Any, kept: list[tuple[Any, Any]], labels: Any, 
 @cache
 def workspace() -> Any:
     """One workspace for all passes, as a trainer keeps one for all steps."""
-    from finetune.training.workspace import Workspace
+    from finetune.training.loss.workspace import Workspace
 
     return Workspace()

@@ -12,9 +12,9 @@ from gpu_profile import Kernels
 from timed_parts import DEVICE, Part, Parts, fresh, installed, peak, seconds
 from torch import Tensor, nn
 
-from finetune.training.chunked_loss import CrossEntropy, chunked_loss
 from finetune.training.head import Head
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import CrossEntropy, chunked_loss
+from finetune.training.loss.workspace import Workspace
 
 Loss = Callable[[Tensor, Tensor, Tensor], Any]
 VOCABULARIES = (49_152, 50_257, 128_256, 262_144)  # the second as GPT-2's: rows of an odd length, which kernels like less

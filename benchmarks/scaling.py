@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune.training.processes import Processes
+    from finetune.training.parallel.processes import Processes
 
 STEPS, SKIPPED = 10, 2
 ROWS = 8  # of a step of one process

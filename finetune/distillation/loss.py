@@ -22,10 +22,10 @@ from torch import Tensor
 
 from finetune.distillation.objectives import Objective, divergence
 from finetune.distillation.objectives.forward_kl import ForwardKL
-from finetune.training.chunked_loss import Rule, of_rows, precision, softmax_
 from finetune.training.head import Head
-from finetune.training.loss_kernel import Targets, softmax_loss_
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import Rule, of_rows, precision, softmax_
+from finetune.training.loss.kernel import Targets, softmax_loss_
+from finetune.training.loss.workspace import Workspace
 
 
 class HardLabels(Rule):

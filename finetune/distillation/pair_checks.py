@@ -24,10 +24,10 @@ from finetune.distillation.vocabulary import shared_vocabulary
 from finetune.errors import TrainingError
 from finetune.formatting import percent
 from finetune.training.batches import Supervised
-from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, chunked_loss
 from finetune.training.head import causal_lm, context_length, head_of, hidden_states, token_ids
 from finetune.training.loop import parameters_of, trainable
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import ChunkLogits, CrossEntropy, chunked_loss
+from finetune.training.loss.workspace import Workspace
 
 ALIGNS_WELL = 0.8  # share of the supervised tokens
 FINITE_ROWS, LEVEL_ROWS, AGREEMENT_ROWS = 2, 4, 8  # how many are read: broken weights show at once, a better teacher soon

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from finetune.distillation.objectives import APPROXIMATE, Objective, divergence
-from finetune.training.chunked_loss import Rule, softmax_
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import Rule, softmax_
+from finetune.training.loss.workspace import Workspace
 
 LEAST = 1e-6  # of the rest: log-probabilities in 32 bits cannot tell less
 

@@ -55,8 +55,8 @@ from finetune.recipe.distillation_settings import FeaturesSpec, OnPolicySpec
 from finetune.recipe.teacher_settings import SELF
 from finetune.system.library_warnings import hush
 from finetune.training.batches import Supervised, right_padding_mask, sent
-from finetune.training.chunked_loss import CrossEntropy, Rule, chunked_loss, precision
 from finetune.training.head import Head, head_of, padding_id
+from finetune.training.loss.chunked import CrossEntropy, Rule, chunked_loss, precision
 
 
 class DistillationTrainer(OnPolicyTrainer):

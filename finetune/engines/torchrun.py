@@ -36,7 +36,7 @@ from finetune.system.shell import quoted
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome
-from finetune.training.processes import GONE
+from finetune.training.parallel.processes import GONE
 from finetune.training.saved_tensors import take_weights
 
 LOOK_EVERY = 0.1  # seconds

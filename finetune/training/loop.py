@@ -29,10 +29,10 @@ from finetune.training.callbacks import ReleaseMemory, ReportSteps, SaveCheckpoi
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.held_out import ENDED, WatchHeldOut
 from finetune.training.kept_step import Chosen, in_words
-from finetune.training.loss_kernel import NO_TRITON, trouble
+from finetune.training.loss.kernel import NO_TRITON, trouble
 from finetune.training.out_of_memory import MEMORY_ERRORS, free_memory, ran_out
-from finetune.training.processes import GONE, is_gone, world_size
-from finetune.training.share_processor import ShareProcessor
+from finetune.training.parallel.processes import GONE, is_gone, world_size
+from finetune.training.parallel.share_processor import ShareProcessor
 from finetune.training.step_count import divided, rows_of_step
 from finetune.training.tracker_callback import tracking
 from finetune.training.trainer import SupervisedTrainer

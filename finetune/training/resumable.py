@@ -29,6 +29,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from finetune.errors import CannotResume
 from finetune.foreign import reading
 from finetune.training.checkpoints import MANIFEST, Checkpoint, Checkpoints, Parts
+from finetune.training.parallel.together import TogetherTrainer
 from finetune.training.saved_tensors import (
     STATE,
     WEIGHTS,
@@ -40,7 +41,6 @@ from finetune.training.saved_tensors import (
     weights_of,
     write_together,
 )
-from finetune.training.together import TogetherTrainer
 
 TRAINER_STATE = "trainer_state.json"
 REMEMBERED = "counted.pt"  # beside what the Trainer saves in a checkpoint of its own

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from finetune.system.storage import file_hash
 from finetune.training.checkpoints import Checkpoint, Files, Parts
-from finetune.training.processes import Processes
+from finetune.training.parallel.processes import Processes
 
 WEIGHTS, STATE = "weights.pt", "state.pt"
 PART = "shard-*.safetensors"  # so torch.distributed.checkpoint calls them

@@ -35,7 +35,6 @@ from finetune.training.batches import (
     supervised_counts,
 )
 from finetune.training.callbacks import KeepPaddingId
-from finetune.training.chunked_loss import CrossEntropy, Rule, chunked_loss
 from finetune.training.head import (
     Head,
     backbone_of,
@@ -49,15 +48,16 @@ from finetune.training.head import (
     nothing_packed,
     padding_id,
 )
-from finetune.training.loss_settings import NEED_LOGITS, check_loss_settings, loss_of
-from finetune.training.moe_loss import balances, balancing_loss
+from finetune.training.loss.chunked import CrossEntropy, Rule, chunked_loss
+from finetune.training.loss.experts import balances, balancing_loss
+from finetune.training.loss.settings import NEED_LOGITS, check_loss_settings, loss_of
+from finetune.training.loss.workspace import CHUNK_BYTES, Workspace
 from finetune.training.out_of_memory import MicroBatches, parts_of
+from finetune.training.parallel.shards import full
+from finetune.training.parallel.together import Parts, Wishes
 from finetune.training.resumable import ResumableTrainer
-from finetune.training.shards import full
 from finetune.training.step_count import CPU_TOKENS
 from finetune.training.sub_batches import pieces
-from finetune.training.together import Parts, Wishes
-from finetune.training.workspace import CHUNK_BYTES, Workspace
 
 INPUTS = ("input_ids", "labels", "attention_mask", "position_ids", "length", *NUMBERS)
 

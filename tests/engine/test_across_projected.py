@@ -16,9 +16,9 @@ from finetune.distillation.across_tokenizers.alignment import NOWHERE, Alignment
 from finetune.distillation.across_tokenizers.projected import ProjectedHead, Reading, teacher_logits
 from finetune.distillation.caches.builder import build_cache
 from finetune.distillation.caches.choice import signals_for
-from finetune.training.chunked_loss import softmax_
 from finetune.training.head import Head, head_of
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import softmax_
+from finetune.training.loss.workspace import Workspace
 
 OURS, THEIRS = byte_level(), small_merges()
 TEXTS = [CORPUS[0][:40], CORPUS[0][20:90], "ü the 数字 answer"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune import registry
 from finetune.distillation.loss import CachedGradient, Distillation
-from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, chunked_loss
+from finetune.training.loss.chunked import ChunkLogits, CrossEntropy, chunked_loss
 
 ROW = VOCABULARY * 8
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.training.chunked_loss import CrossEntropy, chunked_loss, chunks
 from finetune.training.head import Head
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import CrossEntropy, chunked_loss, chunks
+from finetune.training.loss.workspace import Workspace
 
 ROWS, WIDTH, VOCABULARY = 23, 16, 101
 HEADS = {

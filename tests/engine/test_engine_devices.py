@@ -31,9 +31,9 @@ from finetune.models.load import load_model
 from finetune.models.location import locate
 from finetune.runtime import RuntimeOptions
 from finetune.sources.writer import Writer
-from finetune.training import chunked_loss as module
-from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import Head
+from finetune.training.loss import chunked as module
+from finetune.training.loss.chunked import ChunkLogits, chunked_loss
 from finetune.training.resumable import random_states_now, set_random_states
 from finetune.training.trainer import SupervisedTrainer
 

@@ -69,7 +69,7 @@ def cut(kind: str, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     from finetune.engines.order import _set
-    from finetune.training import shards
+    from finetune.training.parallel import shards
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=PROCESSES)
     shards.Whole(llama(), torch.device("cpu"))  # what is imported on the way

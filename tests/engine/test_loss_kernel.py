@@ -21,10 +21,10 @@ from torch import Tensor
 from finetune.distillation import loss as distillation_loss
 from finetune.distillation.across_tokenizers.spans import span_loss
 from finetune.distillation.loss import CachedGradient, Distillation
-from finetune.training import chunked_loss as module
-from finetune.training import loss_kernel as kernel
-from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, chunked_loss
-from finetune.training.loss_kernel import Found, Targets, softmax_loss_
+from finetune.training.loss import chunked as module
+from finetune.training.loss import kernel
+from finetune.training.loss.chunked import ChunkLogits, CrossEntropy, chunked_loss
+from finetune.training.loss.kernel import Found, Targets, softmax_loss_
 
 NO_GPU = not torch.cuda.is_available()
 
@@ -84,7 +84,7 @@ def test_on_a_gpu_the_kernel_gives_what_torch_gives() -> None:
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 def test_the_interpreted_kernel_gives_what_torch_gives() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    script = "import test_loss_kernel, finetune.training.loss_kernel as kernel; kernel.BLOCK = 64; print(test_loss_kernel.check('cpu'))"
+    script = "import test_loss_kernel, finetune.training.loss.kernel as kernel; kernel.BLOCK = 64; print(test_loss_kernel.check('cpu'))"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.strip() == "144", done.stderr[-2000:]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from finetune.training import chunked_loss as module
-from finetune.training.chunked_loss import CrossEntropy, chunked_loss
 from finetune.training.head import Head
-from finetune.training.loss_kernel import Found, Targets
-from finetune.training.workspace import Workspace
+from finetune.training.loss import chunked as module
+from finetune.training.loss.chunked import CrossEntropy, chunked_loss
+from finetune.training.loss.kernel import Found, Targets
+from finetune.training.loss.workspace import Workspace
 
 TOKENS, WIDTH, VOCABULARY = 8192, 2048, 128_256
 MIB = 2**20

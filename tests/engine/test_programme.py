@@ -24,8 +24,8 @@ from finetune.distillation.terms.internals import compared_of
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError, TrainingError, VocabularyMismatch
 from finetune.recipe.distillation_settings import FeaturesSpec
-from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import head_of
+from finetune.training.loss.chunked import ChunkLogits, chunked_loss
 
 ROW = VOCABULARY * 8
 BUDGET: dict[str, int] = {"chunk_bytes": ROW * 12, "block_bytes": ROW * 3}

@@ -21,7 +21,7 @@ from finetune.hardware.machine import Machine
 from finetune.recipe import Recipe
 from finetune.training.checkpoints import Checkpoint, Checkpoints
 from finetune.training.loop import train
-from finetune.training.processes import Processes
+from finetune.training.parallel.processes import Processes
 from finetune.training.saved_tensors import STATE, WEIGHTS, write_parts
 
 assert machine  # the fixture

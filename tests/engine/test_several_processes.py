@@ -24,7 +24,7 @@ from finetune.errors import Interrupted
 from finetune.events import read_events
 from finetune.run_folder import RunFolder
 from finetune.training.checkpoints import Checkpoints
-from finetune.training.processes import GONE, Processes, Share, is_gone
+from finetune.training.parallel.processes import GONE, Processes, Share, is_gone
 from finetune.training.saved_tensors import in_parts
 
 LONG = {"epochs": 200, "batch_size": 6, "learning_rate": 0.001, "save_every": 1}

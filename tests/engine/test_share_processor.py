@@ -11,8 +11,8 @@ import torch
 
 from finetune.events import Notice, Recorder
 from finetune.hardware import threads
-from finetune.training import share_processor
-from finetune.training.share_processor import ShareProcessor
+from finetune.training.parallel import share_processor
+from finetune.training.parallel.share_processor import ShareProcessor
 
 
 @pytest.fixture

@@ -29,12 +29,12 @@ from finetune.distillation.terms.internals import Compared
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.methods.base import MethodContext
 from finetune.recipe.distillation_settings import FeaturesSpec, QuantizeSpec
-from finetune.training import chunked_loss
 from finetune.training.batches import supervised_counts
 from finetune.training.head import head_of
-from finetune.training.loss_kernel import Found, Targets
+from finetune.training.loss import chunked
+from finetune.training.loss.kernel import Found, Targets
+from finetune.training.loss.workspace import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace
 from finetune.training.trainer import SupervisedTrainer
-from finetune.training.workspace import CHUNK_BYTES, GPU_CHUNK_BYTES, Workspace
 
 PACKED = pico_rows(6)
 ROUTES = [0, 0, 1, 0, 1, 1]
@@ -185,8 +185,8 @@ def kernel(logits: Tensor, targets: Targets, *, teacher: Tensor | None, temperat
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_step_reads_nothing_from_the_device(name: str, fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = TRAINERS[name](tmp_path)
-    monkeypatch.setattr(chunked_loss, "fuses", lambda device: fused)
-    for user in (chunked_loss, distillation_loss):
+    monkeypatch.setattr(chunked, "fuses", lambda device: fused)
+    for user in (chunked, distillation_loss):
         monkeypatch.setattr(user, "softmax_loss_", kernel)
     batch = trainer.data_collator([trainer.train_dataset[number] for number in range(6)])
     known = sum(supervised_counts(batch))

@@ -18,8 +18,8 @@ from finetune.distillation.loss import Distillation
 from finetune.distillation.top_k_loss import TopKLoss, with_rest
 from finetune.distillation.trainer import DistillationTrainer
 from finetune.errors import RecipeError
-from finetune.training.chunked_loss import ChunkLogits, chunked_loss
 from finetune.training.head import head_of
+from finetune.training.loss.chunked import ChunkLogits, chunked_loss
 
 ROW = VOCABULARY * 8
 BUDGET: dict[str, int] = {"chunk_bytes": ROW * 12, "block_bytes": ROW * 3}

@@ -18,7 +18,7 @@ from test_trainer_rows import ROWS, taught, trainer_on
 from finetune.data.tokens.collator import Collator
 from finetune.errors import RecipeError
 from finetune.events import Notice
-from finetune.training.loss_settings import loss_of
+from finetune.training.loss.settings import loss_of
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -28,7 +28,7 @@ from finetune.training import loop
 from finetune.training.callbacks import ReportSteps, StopOnSignal
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.loop import Outcome, train
-from finetune.training.loss_kernel import NO_TRITON
+from finetune.training.loss.kernel import NO_TRITON
 from finetune.training.resumable import SavePolicy
 from finetune.training.trainer import SupervisedTrainer
 

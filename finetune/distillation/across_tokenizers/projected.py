@@ -23,9 +23,9 @@ from finetune.data.tokens.labels import NO_LOSS
 from finetune.distillation.across_tokenizers.alignment import NOWHERE, AlignedRow, Alignment, Share, shorter
 from finetune.errors import TrainingError
 from finetune.training.batches import in_main_memory, sent
-from finetune.training.chunked_loss import ChunkLogits, precision, softmax_
 from finetune.training.head import Head
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import ChunkLogits, precision, softmax_
+from finetune.training.loss.workspace import Workspace
 
 AVERAGED = "Teachers with other tokenizers cannot be averaged."
 OWN_ROWS = "Give each teacher its own rows, or take one of them."

@@ -29,9 +29,9 @@ from finetune.distillation.across_tokenizers.projected import Reading, TeacherBa
 from finetune.distillation.objectives import APPROXIMATE, Objective, divergence
 from finetune.formatting import percent
 from finetune.training.batches import in_main_memory, sent
-from finetune.training.chunked_loss import ChunkLogits, CrossEntropy, blocks_of, softmax_
 from finetune.training.head import Head
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import ChunkLogits, CrossEntropy, blocks_of, softmax_
+from finetune.training.loss.workspace import Workspace
 
 LONGEST = 16  # tokens of either: a longer span is next to impossible for both, whatever they know
 CERTAIN = 1e-5  # a span more likely than 1 less this counts as that likely; float32 logits cannot tell

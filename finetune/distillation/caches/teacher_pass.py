@@ -19,7 +19,7 @@ from finetune.distillation.teachers.correction import margins as margins_of
 from finetune.distillation.terms.internals import Compared, narrow, terms_of, watching
 from finetune.training.batches import Supervised
 from finetune.training.head import Head, hidden_states, needs_mask
-from finetune.training.workspace import Workspace
+from finetune.training.loss.workspace import Workspace
 
 BATCH_TOKENS = 4096  # padded tokens of a pass of the teacher
 GPU_BATCH_TOKENS = 16384

@@ -24,9 +24,9 @@ from finetune.errors import RecipeError
 from finetune.events import Notice, Reporter, Warn
 from finetune.formatting import percent
 from finetune.recipe.distillation_settings import OnPolicySpec
-from finetune.training.chunked_loss import Rule
 from finetune.training.decoding import stop_ids
 from finetune.training.head import causal_lm
+from finetune.training.loss.chunked import Rule
 from finetune.training.step_count import steps_of_epoch
 from finetune.training.trainer import SupervisedTrainer
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finetune.training.head import Head
-    from finetune.training.workspace import Workspace
+    from finetune.training.loss.workspace import Workspace
 
 
 class Gradient(Signal):
@@ -51,7 +51,7 @@ class Gradient(Signal):
         import torch
 
         from finetune.distillation.across_tokenizers.projected import teacher_logits
-        from finetune.training.chunked_loss import block_budget, chunks, product, softmax_
+        from finetune.training.loss.chunked import block_budget, chunks, product, softmax_
 
         assert student is not None, "its key cannot be made without one"
         logits_of = teacher_logits("teacher", hidden, teacher, temperature)

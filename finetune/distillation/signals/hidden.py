@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finetune.training.head import Head
-    from finetune.training.workspace import Workspace
+    from finetune.training.loss.workspace import Workspace
 
 
 class Hidden(Signal):

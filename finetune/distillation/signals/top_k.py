@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finetune.training.head import Head
-    from finetune.training.workspace import Workspace
+    from finetune.training.loss.workspace import Workspace
 
 
 class TopK(Signal):
@@ -31,7 +31,7 @@ class TopK(Signal):
         import torch
 
         from finetune.distillation.top_k_loss import with_rest
-        from finetune.training.chunked_loss import ChunkLogits, blocks_of, softmax_
+        from finetune.training.loss.chunked import ChunkLogits, blocks_of, softmax_
 
         top, logits = min(TOP_K, teacher.vocabulary), ChunkLogits("teacher", hidden, teacher, 1.0)
         values = torch.empty(len(hidden), top, dtype=logits.precise, device=hidden.device)

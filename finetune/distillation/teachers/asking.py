@@ -27,10 +27,10 @@ from finetune.distillation.teachers.mixture import added, joined
 from finetune.distillation.teachers.model_or_cache import Teacher, runs_of
 from finetune.distillation.terms.features import Features
 from finetune.training.batches import KNOWN, Supervised, lengths_of, row_numbers, sent, some_rows, supervised_counts
-from finetune.training.chunked_loss import ChunkLogits
 from finetune.training.head import Head
+from finetune.training.loss.chunked import ChunkLogits
+from finetune.training.loss.workspace import Workspace
 from finetune.training.trainer import run_backbone
-from finetune.training.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetune.training.chunked_loss import ChunkLogits, blocks_of, softmax_
 from finetune.training.head import Head
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import ChunkLogits, blocks_of, softmax_
+from finetune.training.loss.workspace import Workspace
 
 MARGIN_BYTES = 4
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from finetune.distillation.loss import Distillation, HardLabels
 from finetune.distillation.objectives import Objective, divergence
-from finetune.training.chunked_loss import ChunkLogits, precision, softmax_
-from finetune.training.workspace import Workspace
+from finetune.training.loss.chunked import ChunkLogits, precision, softmax_
+from finetune.training.loss.workspace import Workspace
 
 
 def mixed(

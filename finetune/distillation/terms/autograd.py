@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from finetune.distillation.terms import Batch
-from finetune.training.chunked_loss import chunks, precision
+from finetune.training.loss.chunked import chunks, precision
 
 SCORE_BYTES = 32 * 2**20  # of the scores of one head that exist at once
 

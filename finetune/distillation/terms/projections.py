@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.training.chunked_loss import precision
 from finetune.training.head import causal_lm
+from finetune.training.loss.chunked import precision
 
 NAME = "feature_maps"  # of the model's part while it trains
 RIDGE = 0.01  # as a share of the mean square of the student's states

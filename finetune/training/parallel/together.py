@@ -18,8 +18,8 @@ from transformers import Trainer
 
 from finetune.errors import RecipeError
 from finetune.training.head import backbone_of
-from finetune.training.processes import Processes, Share, shares_rows
-from finetune.training.shards import Whole, in_forward
+from finetune.training.parallel.processes import Processes, Share, shares_rows
+from finetune.training.parallel.shards import Whole, in_forward
 
 Made = TypeVar("Made")
 

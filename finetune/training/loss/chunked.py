@@ -21,8 +21,8 @@ from torch import Tensor
 
 from finetune.hardware.matmul import linear, uses_onednn
 from finetune.training.head import Head
-from finetune.training.loss_kernel import Targets, fuses, softmax_loss_
-from finetune.training.workspace import CHUNK_BYTES, Workspace
+from finetune.training.loss.kernel import Targets, fuses, softmax_loss_
+from finetune.training.loss.workspace import CHUNK_BYTES, Workspace
 
 BLOCK_BYTES = 2 * 2**20  # the passes over the logits walk in blocks of this size, which stay in a CPU's cache
 PRODUCT_BYTES = 8 * 2**20
