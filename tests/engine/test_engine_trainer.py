@@ -96,6 +96,7 @@ def test_training_is_the_plain_trainers_training(tmp_path) -> None:
     plain = Trainer(model=theirs, args=settings, train_dataset=Rows(rows), data_collator=Collator(0, mask=True))
     plain.train()
     assert losses(mine) == pytest.approx(losses(plain), rel=1e-6)
+    assert mine.state.total_flos == plain.state.total_flos > 0
     assert_same_weights(ours, theirs, tolerance=1e-6)
 
 
