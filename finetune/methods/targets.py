@@ -139,8 +139,8 @@ def _by_last_part(wanted: Sequence[str], every: Sequence[str]) -> tuple[list[str
         words = name.split(".")
         # The shortest beginning below which nothing is wanted stands for a whole tower.
         begins = (".".join(words[:length]) for length in range(1, len(words) + 1))
-        top = next(begin for begin in begins if not any(f"{each}.".startswith(f"{begin}.") for each in chosen))
-        exact = re.escape(top) + r"(\..*)?"
+        top = next((begin for begin in begins if not any(f"{each}.".startswith(f"{begin}.") for each in chosen)), None)
+        exact = re.escape(name) if top is None else re.escape(top) + r"(\..*)?"
         general = re.sub(r"(?<=\\\.)\d+(?=\\\.|\()", r"\\d+", exact)
         patterns[exact if any(re.fullmatch(general, each) for each in chosen) else general] = True
     return last, "|".join(patterns)

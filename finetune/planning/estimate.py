@@ -254,8 +254,9 @@ def disk_problem(needed: int, free: int, output_dir: str) -> str:
 
 def _speed_up(shape: Shape) -> float:
     """Reading the weights takes three quarters of the time of an answer, and getting from layer to layer the rest (docs/log.md)."""
-    time = 0.25 * shape.learning.layers / shape.model.layers + 0.75 * shape.learning.parameters / shape.model.parameters
-    return 1 / time
+    kept = shape.learning.parameters / shape.model.parameters
+    layers = shape.learning.layers / shape.model.layers if shape.model.layers else kept  # which not every configuration states
+    return 1 / (0.25 * layers + 0.75 * kept)
 
 
 def _measured(parts: dict[str, int], total: int) -> dict[str, int]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pico import Rows, arguments, assert_same_weights, losses
 from test_across_projected import OURS, THEIRS, naive, rows_of, sized
+from test_distillation_trainer import textbook as plain_textbook
 
 from finetune import registry
 from finetune.data.tokens.collator import Collator
@@ -70,6 +71,28 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(alpha: float, temper
     parameters = list(student.parameters())
     for ours, theirs in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_of_routed_teachers_one_may_have_another_tokenizer(cached: bool, tmp_path) -> None:
+    student, rows = sized(OURS, dtype=torch.float64), [[0, 1, 1, 0, 1, 1][number % 6] for number in range(len(ROWS))]
+    teachers = [sized(OURS, seed=5, dtype=torch.float64), sized(THEIRS, seed=3, dtype=torch.float64)]
+    own = [[row for row, number in zip(ROWS, rows, strict=True) if number == teacher] for teacher in (0, 1)]
+    counts = [sum(label != -100 for row in part for label in row["labels"][1:]) for part in own]
+    parts = plain_textbook(student, teachers[0], own[0], 0.3, 2.0), textbook(student, teachers[1], own[1], 0.3, 2.0)
+    expected = sum(count * part for count, part in zip(counts, parts, strict=True)) / sum(counts)
+    slopes = torch.autograd.grad(expected, list(student.parameters()))
+    before = [parameter.detach().clone() for parameter in student.parameters()]
+    given: dict[str, Any] = {"teacher_model": teachers}
+    if cached:
+        how = zip(teachers, own, (None, READING), strict=True)
+        given = {"cache": [build_cache("hidden", one, part, tmp_path / str(len(part)), reading=reading) for one, part, reading in how]}
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": len(ROWS), "alpha": 0.3, "teacher_rows": rows}
+    trainer = distiller(student, tmp_path, theirs=[OURS, THEIRS], temperature=2.0, **settings, **given)
+    trainer.train()
+    assert losses(trainer) == pytest.approx([float(expected.detach())], rel=1e-6)
+    for parameter, old, slope in zip(student.parameters(), before, slopes, strict=True):
+        torch.testing.assert_close(old - parameter.detach(), 0.05 * slope, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", signals_for(spans=False))

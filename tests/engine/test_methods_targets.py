@@ -11,7 +11,7 @@ from pico import ARCHITECTURES, GQA_FREE, SMALL, pico
 
 from finetune import registry
 from finetune.methods.base import MethodContext
-from finetune.methods.targets import linear_targets
+from finetune.methods.targets import find_targets, linear_targets
 from finetune.recipe import Recipe
 from finetune.training.head import causal_lm
 
@@ -75,3 +75,15 @@ def test_head_embeddings_and_routers_are_left_alone(name: str, kind: str) -> Non
     model(input_ids=ids, labels=ids).loss.backward()
     reached = [key for key, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is not None]
     assert {key.split(".lora_")[0].rpartition(".")[2] for key in reached} == EXPECTED[name] | experts
+
+
+def test_a_layer_whose_part_is_called_like_it_is_left_alone() -> None:
+    """CTRL's h.0 has linear layers h.0.ffn.0 and h.0.ffn.2: by its last part the first is called like the whole layer."""
+    shape = {"vocab_size": 131, "n_embd": 24, "dff": 40, "n_layer": 3, "n_head": 4}
+    model = transformers.CTRLLMHeadModel(transformers.CTRLConfig(**shape))
+    spec = Recipe.from_layers({"method": {"kind": "lora", "r": 4}}).method
+    assert {"0", "2"} <= set(find_targets(model, "auto", parameters=True).modules)
+    adapted = registry.load("methods", "lora").attach(model, spec, MethodContext(20))
+    names = {name.removeprefix("base_model.model.") for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
+    linear = (f"transformer.h.{layer}.{part}" for layer in range(3) for part in ("ffn.0", "ffn.2"))
+    assert {name for name in names if ".ffn." in name} == set(linear)

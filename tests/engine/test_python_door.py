@@ -267,9 +267,16 @@ class PerToken(Squared):
         return super().__call__(p, q, ratio, shift) * torch.ones(4)
 
 
+class MeanOfTokens(Squared):
+    def __call__(self, p: Any, q: Any, ratio: Any, shift: Any, *, each: bool = False) -> Any:
+        value = super().__call__(p, q, ratio, shift)
+        return (value / len(p)).expand(len(p)) if each else value
+
+
 def test_the_check_accepts_the_example_of_the_page_and_finds_each_mistake() -> None:
     check_gradient(Squared())
-    for wrong, words in ((WrongGradient(), "token 0, word 0"), (ForgetsTheShift(), "must be 0"), (PerToken(), "one finite number")):
+    mistakes = {WrongGradient: "token 0, word 0", ForgetsTheShift: "must be 0", PerToken: "one finite number", MeanOfTokens: "each=True"}
+    for wrong, words in ((kind(), words) for kind, words in mistakes.items()):
         with pytest.raises(AssertionError, match=words):
             check_gradient(wrong)
 

@@ -8,9 +8,10 @@ It needs no model: a few tokens of random logits in float64, moved one at a time
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING
 
-from finetune.distillation.objectives import Objective
+from finetune.distillation.objectives import Objective, divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,8 @@ SHIFT = 0.25  # an objective gets `ratio` and `shift` apart, and must add them
 def check_gradient(objective: Objective, *, tokens: int = 4, vocabulary: int = 9, tolerance: float = 1e-6, seed: int = 3) -> None:
     """Raises AssertionError where the gradient that `objective` leaves in p is not the slope of the value that it returns.
 
-    The value must also be finite, one number, 0 where student and teacher are equal and nowhere negative: it is a divergence.
+    The value must also be finite, one number, 0 where student and teacher are equal and nowhere negative: it is a divergence. One that
+    takes `each` must return of each token what it returns of that token alone, and leave the same gradient.
     """
     import torch
 
@@ -34,6 +36,7 @@ def check_gradient(objective: Objective, *, tokens: int = 4, vocabulary: int = 9
     same, _ = _called(objective, student, student.clone())
     if abs(same) > tolerance:
         raise AssertionError(f"The value is {same:g} for a student that equals its teacher; it must be 0.")
+    _check_each(objective, student, teacher, gradient, tolerance)
     for token in range(tokens):
         for word in range(vocabulary):
             moved = torch.zeros_like(student)
@@ -46,12 +49,36 @@ def check_gradient(objective: Objective, *, tokens: int = 4, vocabulary: int = 9
                 )
 
 
+def _check_each(objective: Objective, student: Tensor, teacher: Tensor, gradient: Tensor, tolerance: float) -> None:
+    """Raises AssertionError where `each=True` gives something else than the tokens one by one; nothing for one that does not take it."""
+    if "each" not in signature(objective).parameters:
+        return
+    p, *others = _given(student, teacher)
+    values = divergence(objective, p, *others, each=True)
+    if tuple(values.shape) != (len(p),):
+        raise AssertionError(f"With each=True the value has the shape {[*values.shape]}; it must be [{len(p)}], one number a token.")
+    for token, given in enumerate(values.tolist()):
+        alone, _ = _called(objective, student[token : token + 1], teacher[token : token + 1])
+        if abs(given - alone) > tolerance * max(1.0, abs(alone)):
+            raise AssertionError(f"With each=True the value of token {token} is {given:.9f}, and alone it is {alone:.9f}.")
+    if float((p - gradient).abs().max()) > tolerance:
+        raise AssertionError("With each=True the gradient is another than without.")
+
+
+def _given(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What an objective is called with."""
+    import torch
+
+    p, q = torch.softmax(student, -1), torch.softmax(teacher, -1)
+    return p, q.clone(), p.log() - q.log() - SHIFT, torch.full((len(p), 1), SHIFT, dtype=p.dtype)
+
+
 def _called(objective: Objective, student: Tensor, teacher: Tensor) -> tuple[float, Tensor]:
     """The value, and what p has become."""
     import torch
 
-    p, q = torch.softmax(student, -1), torch.softmax(teacher, -1)
-    value = objective(p, q.clone(), p.log() - q.log() - SHIFT, torch.full((len(p), 1), SHIFT, dtype=p.dtype))
+    p, *others = _given(student, teacher)
+    value = objective(p, *others)
     if not torch.is_tensor(value) or value.numel() != 1 or not bool(torch.isfinite(value).all()):
         raise AssertionError(f"The value is {value!r}; it must be one finite number, the sum over the tokens.")
     if not bool(torch.isfinite(p).all()):
