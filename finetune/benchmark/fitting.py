@@ -29,7 +29,7 @@ def fitting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _is_short(text: str) -> bool:
-    return 0 < word_count(text) <= LABEL_WORDS and len(text) <= LABEL_LETTERS
+    return len(text) <= LABEL_LETTERS and 0 < word_count(text) <= LABEL_WORDS
 
 
 KINDS: list[tuple[Callable[[str], Any], float, list[str]]] = [  # and the share of the references that must be of this kind

@@ -27,6 +27,7 @@ from finetune.training.head import causal_lm, context_length, padding_id
 SPEED_PROMPTS, SPEED_TOKENS = 8, 16
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 256
 FEW_ROWS = 20  # below, 5 % are no row
+HALF = "\ufffd"  # a letter whose other bytes are in tokens that were not written any more
 
 
 class Generated(NamedTuple):
@@ -64,8 +65,8 @@ def generate_answers(
             answers = inner.generate(ids.to(device), attention_mask=mask.to(device))[:, ids.shape[1] :]
             for row, answer in zip(batch, answers.tolist(), strict=True):
                 kept = list(takewhile(lambda token: token not in stops, answer))
-                text = tokenizer.decode(kept, skip_special_tokens=True).strip()
-                found[row] = Generated(text, ended=len(kept) < len(answer))
+                text, ended = tokenizer.decode(kept, skip_special_tokens=True), len(kept) < len(answer)
+                found[row] = Generated((text if ended else text.rstrip(HALF)).strip(), ended)
             done += len(batch)
             reporter.report(Progress(stage, done, len(prompts), "answers"))
     return found

@@ -33,6 +33,7 @@ from finetune.data.endings import (
 from finetune.errors import BadRow, DatasetError, DatasetNotFound, UnknownFormat
 from finetune.foreign import LINE, LONGEST, is_utf8, printable
 from finetune.hub.datasets import PINNED
+from finetune.letters import as_seen
 from finetune.system.paths import check_access, typed_path
 
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of saved Hugging Face datasets
@@ -196,6 +197,8 @@ def nearest_name(path: Path) -> str:
     if not folder.is_dir():
         return f"There is no folder {folder} either."
     near = _nearest(path, cutoff=0.5)
+    if near and as_seen(near.name) == as_seen(path.name):
+        return f"Its name is stored with other letters that look the same (Unicode NFC or NFD). Copy it from here: {near}"
     return f"Did you mean {near}?" if near else f"Check the path: the folder {folder.absolute()} exists, this file does not."
 
 

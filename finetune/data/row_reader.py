@@ -23,6 +23,7 @@ from finetune.data.formats.tools import is_nothing
 from finetune.data.rows import NotWanted, RowProblem, SkippedRow, no_rows
 from finetune.errors import DatasetError, UnknownFormat
 from finetune.formatting import counted
+from finetune.letters import as_seen
 from finetune.recipe.settings import ColumnsSpec
 
 LISTED_TOOLS = "<tools>"  # around definitions in a system text, as Hermes writes them
@@ -55,7 +56,7 @@ class RowReader:
         self.all_columns = list(dict.fromkeys([*columns, *(name for row in sample for name in row)]))
         if self.inner:
             self.all_columns = [name for name in self.all_columns if any(name in row for row in sample)]
-        is_named = bool(chosen)
+        is_named, chosen = bool(chosen), _as_stored(chosen, self.all_columns)
         if prompts and not chosen and (alone := formats.prompts_alone(self.all_columns, sample)):
             chosen = ColumnsSpec(text=alone)
         self.chosen = chosen
@@ -146,6 +147,13 @@ class RowReader:
         """Sentences about the rows that became records."""
         notes: list[str] = list(filter(None, [getattr(self.format, "note", None)]))
         return notes + [f"{sentence} ({counted(rows, 'row')})." for sentence, rows in self.remarks.items()]
+
+
+def _as_stored(chosen: ColumnsSpec | None, columns: Sequence[str]) -> ColumnsSpec | None:
+    """The columns that a person named, by the names in the file, where the same letters are stored in parts (NFD)."""
+    stored = {as_seen(column): column for column in reversed(columns)}
+    named = {role: name for role, name in formats.chosen_columns(chosen).items() if name not in columns}
+    return chosen and chosen.model_copy(update={role: stored.get(as_seen(name), name) for role, name in named.items()})
 
 
 def _place(path: str) -> list[tuple[int, str]]:

@@ -26,6 +26,7 @@ WORDS = {
     "finite_number": "must be a number",
     "decimal": "must be a number",
     "bool": "must be true or false",
+    "string_unicode": "has letters that the encoding of this terminal does not have",
     "string": "must be text",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
@@ -48,7 +49,7 @@ WORDS = {
     "none_required": "must be left out",
     "missing": "is missing",
 }
-UNKNOWN = "is not valid"
+UNKNOWN, NO_LETTERS = "is not valid", "string_unicode"  # the second is pydantic's word for bytes that are no letters
 REPOSITORY = "must be NAME or USER/NAME, of letters, digits, '-', '_' and '.'"
 
 
@@ -77,7 +78,7 @@ def explained(error: ValidationError, fields: Iterable[tuple[str, FieldInfo]]) -
         shown = str(shown).lower()
         value = f", not {shown}"
     else:
-        value = f", not {shown!r}" if isinstance(shown, str | int | float) else ""
+        value = f", not {shown!r}" if isinstance(shown, str | int | float) and problem["type"] != NO_LETTERS else ""
     said = f"{path or 'The recipe'} {reason}{value}".rstrip(".")
     if isinstance(shown, str) and shown and "a list" in reason:
         return RecipeError(f"{said}.", hint=f"Put a list in brackets: --set {quoted(f'{path}=[{shown}]')}")

@@ -133,6 +133,14 @@ def test_the_end_of_a_turn_ends_an_answer_though_it_is_not_the_tokenizers_end_to
     assert found == [("a", True)]
 
 
+@pytest.mark.parametrize(("cycle", "text"), [(["a"], "東"), (["a", "<|end|>"], "東\ufffd")])
+def test_half_a_letter_where_an_answer_is_cut_is_left_out(cycle, text, monkeypatch):
+    made = tokenizer(chat=True)
+    monkeypatch.setattr(made, "decode", lambda tokens, **_: "東\ufffd")
+    (answer,) = generate_answers(parrot(made, cycle), made, held_out(made, PAIRS[:1]), max_new_tokens=4, **quiet())
+    assert answer == (text, "\ufffd" in text), "what a model said itself stays"
+
+
 def test_a_prompt_longer_than_the_context_keeps_its_end():
     model, made = gpt2(seed=1), tokenizer()
     rows = held_out(made, [("x" * 300 + PAIRS[0][0] * 8, "a")])

@@ -51,6 +51,16 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
     assert missing.value.hint == f"Did you mean {tmp_path / 'train.jsonl'}?"
 
 
+def test_a_name_that_only_looks_the_same_is_told_and_columns_are_found_by_it(tmp_path: Path) -> None:
+    stored, typed = "gro\u0308\u00dfe", "gr\u00f6\u00dfe"
+    (tmp_path / f"{stored}.csv").write_text(f"{stored},b\n1,2\n3,4\n", encoding="utf-8")
+    with pytest.raises(DatasetNotFound) as missing:
+        read(tmp_path, tmp_path / f"{typed}.csv")
+    assert str(missing.value.hint).startswith("Its name is stored with other letters that look the same (Unicode NFC or NFD).")
+    found = read(tmp_path, tmp_path / f"{stored}.csv", columns={"prompt": typed, "completion": "b"})
+    assert asked(found) == ["1", "3"]
+
+
 def test_a_slip_in_a_file_name_is_not_taken_for_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.jsonl").write_text("{}")

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import json
+import unicodedata
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,3 +113,10 @@ def test_records_that_lie_in_the_folder_are_proposed_settings_and_prose_are_not(
     for name in ("README.md", "notes.txt", "package.json", "b.ndjson", "c.arrow", "a.csv.gz"):
         Path(name).touch()
     assert _files_here() == ["a.csv.gz", "b.ndjson", "c.arrow"]
+
+
+def test_a_file_is_suggested_however_its_letters_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = unicodedata.normalize("NFD", "Größen.csv")
+    (tmp_path / name).write_text("question,answer\na,b\n")
+    assert suggest.paths("grö") == [name]

@@ -47,11 +47,12 @@ def test_the_words_of_paragraphs_and_tables_are_read_once_and_in_order(tmp_path:
             "<w:del>" + run("<w:delText>gone</w:delText>") + "</w:del><w:moveFrom>" + text("moved") + "</w:moveFrom>" + text("kept"),
             f"<w:tbl><w:tr>{CELL.format(text('one'))}{CELL.format(text('two'))}</w:tr></w:tbl>",
             run(box.format(text("in a box"))) + text("around it"),
+            run(f"<w:ruby><w:rt>{text('とうきょう')}</w:rt><w:rubyBase>{text('東京')}</w:rubyBase></w:ruby>") + text("は"),
             "",
         )
     )
     found = read(tmp_path / "a.docx", text_as="line")
-    assert [said for (said,) in learned(found)] == ["Returns & more", "A\tB\nC", "kept", "one\ttwo", "in a box", "around it"]
+    assert [said for (said,) in learned(found)] == ["Returns & more", "A\tB\nC", "kept", "one\ttwo", "in a box", "around it", "東京は"]
     assert found.facts.notes == [WORDS]
     assert learned(read(tmp_path / "a.docx", text_as="document"))[0][0].startswith("Returns & more\n\nA\tB")
 

@@ -88,6 +88,7 @@ def refusal(*layers: dict[str, Any]) -> RecipeError | None:
         ({"dataset": {"samples": 1}}, "dataset.samples must be at least 2, not 1."),
         ({"training": {"warmup": 1}}, "training.warmup must be less than 1, not 1."),
         ({"dataset": {"source": 3}}, "dataset.source must be text, not 3."),
+        ({"dataset": {"source": "\udce5.csv"}}, "dataset.source has letters that the encoding of this terminal does not have."),
         ({"training": 3}, "training must be a mapping of keys, not 3."),
         ({"benchmark": {"metrics": []}}, "benchmark.metrics must have at least 1 item."),
         ({"upload": {"repo": "a/b/c"}}, f"upload.repo {explain.REPOSITORY}, not 'a/b/c'."),

@@ -22,7 +22,7 @@ from finetune.recipe import DatasetSpec
 CONTENT = "word/document.xml"
 SMALL = 5_000_000  # bytes that every document may have
 SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
-TWICE = ("Fallback", "moveFrom")  # what is there again in another place
+TWICE = ("Fallback", "moveFrom", "rt")  # what is there again in another place; rt: how Japanese letters are read, in small ones above
 WORDS = "Of Word documents the words are read, and not pictures, footnotes and the numbers of lists."
 
 

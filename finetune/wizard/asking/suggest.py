@@ -14,6 +14,7 @@ from finetune.data.endings import can_be_read
 from finetune.hub.cache import cached_names
 from finetune.hub.catalogue import CATALOGUE
 from finetune.hub.facts import search
+from finetune.letters import without_case
 from finetune.model_folder import is_gguf
 from finetune.recipe import STARTER
 
@@ -49,7 +50,8 @@ def paths(text: str, fits: Callable[[str], bool] = can_be_read) -> list[str]:
         entries = sorted(where.iterdir(), key=lambda path: path.name)
     except OSError:
         return []
-    fitting = [path for path in entries if path.name.lower().startswith(start.lower()) and (start or not path.name.startswith("."))]
+    begins = without_case(start)  # a Mac stores letters in parts, and people type them as one
+    fitting = [path for path in entries if without_case(path.name).startswith(begins) and (start or not path.name.startswith("."))]
     prefix = f"{folder}/" if folder or text.startswith("/") else ""
     return [f"{prefix}{path.name}{'/' if path.is_dir() else ''}" for path in fitting if path.is_dir() or fits(path.name)][:MOST]
 
