@@ -23,6 +23,7 @@ from finetune.events import Notice, Reporter
 from finetune.hub import models
 from finetune.hub.reachability import hub_reachable, offline_reason
 from finetune.model_folder import (
+    ADAPTER,
     GGUF,
     PICKLES,
     SAFETENSORS,
@@ -175,6 +176,8 @@ def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, s
             raise ModelError(f"The adapter in {found.folder} is its own base model.", hint="Name the base model instead.")
         base = _base_of(found, runtime, reporter, (*seen, found.pinned))
         return replace(found, base=base, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
+    if (found.folder / ADAPTER).is_file():
+        _say_once(reporter, f"{found.folder} has an adapter beside the whole model: the model is used as it is, without the adapter.")
     return replace(found, bytes=size)
 
 
