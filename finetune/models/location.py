@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from finetune.errors import ModelError, ModelNotFound, NotHere
 from finetune.events import Notice, Reporter
 from finetune.hub import models
+from finetune.hub.cache import COMMIT
 from finetune.hub.reachability import hub_reachable, offline_reason
 from finetune.model_folder import (
     ADAPTER,
@@ -114,9 +115,9 @@ def parse(text: str) -> ModelSource:
 def _parsed(text: str, path: Path) -> ModelSource:
     name, at, revision = text.partition("@")
     is_file_name = path.suffix.lower() in (GGUF, SAFETENSORS, *PICKLES)
-    # A name such as `gpt2` means the Hub unless a folder of that name contains a model, or a run that has none yet.
+    # A name such as `gpt2` means the Hub unless a folder of that name contains a model, or a run that has none yet; with a commit always.
     is_ours = any((path / file).is_file() for file in ("config.json", "adapter_config.json", "run/recipe.yaml"))
-    if HUB_ID.fullmatch(name) and not is_file_name and not is_ours:
+    if HUB_ID.fullmatch(name) and not is_file_name and (not is_ours or COMMIT.fullmatch(revision)):
         if at and not REVISION.fullmatch(revision):
             raise ModelError(f"{revision!r} is not a valid revision.", hint="A revision is a branch, a tag or a commit: org/name@main")
         return ModelSource("hub", name, revision or None)
