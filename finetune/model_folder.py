@@ -30,6 +30,7 @@ AGAIN = "Download or save the model again."
 HEADER_LIMIT = 100_000_000  # what the safetensors format allows
 PAGE = 4096  # bytes
 ELSEWHERE = ("adapters", "shadow_model", "prompt_tuning_init_state_dict_path", "megatron_config")  # of adapter_config.json
+NO_ADAPTER = {"subfolder": "no adapter"}  # where transformers looks for one to put on a whole model, without a word
 SHARE = re.compile(r"[\\/]{2}(?![?.][\\/][a-z]:)(?:[?.][\\/]unc[\\/])?([^\\/]+)", re.IGNORECASE)
 DEPTH = re.compile(r"/(num_hidden_layers|n_layers?|num_layers)$")
 SHALLOW, NARROW = 256, 4096  # layers and width that are made without asking whether the weights have them

@@ -10,10 +10,12 @@ refused, and so is one with weights that transformers would leave out or make up
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
-from contextlib import redirect_stderr
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from math import isclose
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
@@ -45,8 +47,8 @@ def to_folder(header: Header, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     check_room(header.path.name, header.parameters * 4, folder.parent, OTHER_CACHE)
-    place, file = header.path.parent, {"gguf_file": header.path.name, "trust_remote_code": False}
-    with reading(header.path, ModelError, hint=INSTEAD, what="cannot be converted"):
+    file = {"gguf_file": header.path.name, "trust_remote_code": False}
+    with reading(header.path, ModelError, hint=INSTEAD, what="cannot be converted"), _alone(header.path) as place:
         config = AutoConfig.from_pretrained(place, **file)
         _complete(config, header)
         _check(config, header)
@@ -65,6 +67,17 @@ def to_folder(header: Header, folder: Path) -> None:
         with cache_folder(folder) as unfinished:
             bare.save_pretrained(unfinished)
             AutoTokenizer.from_pretrained(place, **file).save_pretrained(unfinished)
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[Path]:
+    """A folder with nothing but this file: transformers would also read a tokenizer, settings or an adapter that lie beside it."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for link in (os.symlink, os.link):  # Windows allows the first to few, and the second on one disk
+            with suppress(OSError):
+                link(file.absolute(), Path(folder) / file.name)
+                break
+        yield Path(folder) if os.listdir(folder) else file.parent
 
 
 def _stated(header: Header, key: str) -> Any:

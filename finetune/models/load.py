@@ -21,7 +21,7 @@ from finetune.errors import ModelError, NotHere, OutOfMemory
 from finetune.foreign import check_patterns, reading, reason
 from finetune.hardware.kernels import use_fast_kernels
 from finetune.hardware.machine import Machine, torch_dtype
-from finetune.model_folder import AGAIN, name_patterns, read_json
+from finetune.model_folder import AGAIN, NO_ADAPTER, name_patterns, read_json
 from finetune.models.kind import auto_class, try_text_alone
 from finetune.models.location import LocatedModel
 from finetune.models.quantised import stored_as
@@ -85,6 +85,7 @@ def load_model(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            adapter_kwargs=NO_ADAPTER,
             **extra,
         )
         model, found = loaded

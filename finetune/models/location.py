@@ -21,8 +21,10 @@ from weakref import WeakKeyDictionary
 from finetune.errors import ModelError, ModelNotFound, NotHere
 from finetune.events import Notice, Reporter
 from finetune.hub import models
+from finetune.hub.cache import COMMIT
 from finetune.hub.reachability import hub_reachable, offline_reason
 from finetune.model_folder import (
+    ADAPTER,
     GGUF,
     PICKLES,
     SAFETENSORS,
@@ -113,9 +115,9 @@ def parse(text: str) -> ModelSource:
 def _parsed(text: str, path: Path) -> ModelSource:
     name, at, revision = text.partition("@")
     is_file_name = path.suffix.lower() in (GGUF, SAFETENSORS, *PICKLES)
-    # A name such as `gpt2` means the Hub unless a folder of that name contains a model, or a run that has none yet.
+    # A name such as `gpt2` means the Hub unless a folder of that name contains a model, or a run that has none yet; with a commit always.
     is_ours = any((path / file).is_file() for file in ("config.json", "adapter_config.json", "run/recipe.yaml"))
-    if HUB_ID.fullmatch(name) and not is_file_name and not is_ours:
+    if HUB_ID.fullmatch(name) and not is_file_name and (not is_ours or COMMIT.fullmatch(revision)):
         if at and not REVISION.fullmatch(revision):
             raise ModelError(f"{revision!r} is not a valid revision.", hint="A revision is a branch, a tag or a commit: org/name@main")
         return ModelSource("hub", name, revision or None)
@@ -175,6 +177,8 @@ def _checked(found: LocatedModel, runtime: RuntimeOptions, reporter: Reporter, s
             raise ModelError(f"The adapter in {found.folder} is its own base model.", hint="Name the base model instead.")
         base = _base_of(found, runtime, reporter, (*seen, found.pinned))
         return replace(found, base=base, bytes=size + base.bytes, base_load_in=adapter_load_in(found.folder))
+    if (found.folder / ADAPTER).is_file():
+        _say_once(reporter, f"{found.folder} has an adapter beside the whole model: the model is used as it is, without the adapter.")
     return replace(found, bytes=size)
 
 

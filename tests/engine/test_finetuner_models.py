@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from workshop import Workshop, model_folder
 
 from finetune import LLMFineTuner
 from finetune.errors import RecipeError
-from finetune.events import Recorder
+from finetune.events import Notice, Recorder
+from finetune.hardware.machine import inspect
+from finetune.models.load import load_model
+from finetune.models.location import locate
 from finetune.planning.estimate import _memory_problem
 from finetune.planning.fixes import memory_fixes
 from finetune.publish.merged import Merged
@@ -75,6 +79,20 @@ def test_the_ways_out_of_a_made_student_are_those_that_it_can_take(shop: Worksho
 def test_what_does_not_fit_is_told_with_what_has_not_been_done_yet(spec: dict[str, Any], on_cpu: bool, ways: str) -> None:
     said = _memory_problem(2_000_000_000, 1_300_000_000, TrainingSpec(**spec), on_cpu=on_cpu)
     assert said == f"Training needs about 2.0 GB of memory and 1.3 GB is free: {ways}"
+
+
+def test_an_adapter_beside_a_whole_model_is_told_and_not_put_on_it(shop: Workshop, tuned: RunResult, tmp_path: Path) -> None:
+    both, heard, machine = tmp_path / "both", Recorder(), inspect(shop.runtime)
+    shutil.copytree(shop.model, both)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(Path(tuned.output_dir) / name, both / name)
+    found = load_model(locate(str(both), shop.runtime, heard), machine)
+    alone = load_model(locate(str(shop.model), shop.runtime, heard), machine)
+    assert {name: float(weight.sum()) for name, weight in found.named_parameters()} == {
+        name: float(weight.sum()) for name, weight in alone.named_parameters()
+    }
+    (notice,) = heard.of(Notice)
+    assert "has an adapter beside the whole model: the model is used as it is" in notice.text
 
 
 def test_an_earlier_adapter_can_be_trained_on_merged_or_whole_and_others_load_the_same_model(shop: Workshop, tuned: RunResult) -> None:

@@ -313,6 +313,20 @@ def test_a_gguf_file_is_unpacked_once_and_gives_what_transformers_reads(tmp_path
     assert [path.name for path in located.folder.parent.iterdir()] == [located.folder.name]
 
 
+def test_what_lies_beside_a_gguf_file_is_not_taken_for_a_part_of_it(tmp_path: Path, runtime: RuntimeOptions) -> None:
+    """An adapter, and the tokenizer of another model; the same file alone makes the same folder."""
+    folders = []
+    for place in ("alone", "beside"):
+        (tmp_path / place).mkdir()
+        write_gguf(tmp_path / place / "pico.gguf")
+        if place == "beside":
+            tokenizer().save_pretrained(tmp_path / place)
+            (tmp_path / place / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
+        found = locate(str(tmp_path / place / "pico.gguf"), runtime, Recorder()).folder
+        folders.append({file.name: file.read_bytes() for file in found.iterdir()})
+    assert folders[0] == folders[1]
+
+
 def test_of_a_gguf_file_one_copy_is_kept_and_those_of_other_files_stay(tmp_path: Path, runtime: RuntimeOptions) -> None:
     """Copies of an older version of the program, and of what the file was before, are as large as the model and would stay for ever."""
     file, other = tmp_path / "pico.gguf", tmp_path / "other.gguf"

@@ -55,6 +55,10 @@ def test_a_folder_named_like_a_hub_id_wins_only_if_it_holds_a_model(tmp_path: Pa
     (tmp_path / "finetuned_model" / "run").mkdir(parents=True)
     (tmp_path / "finetuned_model" / "run" / "recipe.yaml").write_text("seed: 1\n")
     assert parse("finetuned_model").kind == "folder", "a run that was killed has no model yet"
+    pinned = f"org/name@{'0123456789' * 4}"
+    (tmp_path / pinned).mkdir(parents=True)
+    (tmp_path / pinned / "config.json").write_text("{}")
+    assert parse(pinned).kind == "hub", "whose code somebody has read, perhaps, and allowed"
 
 
 def test_files_are_told_apart_by_what_they_can_be(tmp_path: Path) -> None:
