@@ -12,6 +12,7 @@ import warm
 from bytes_tokenizer import byte_level
 from hub_server import HubServer
 from letters import llama
+from odd_files import lines
 from workshop import Workshop
 
 from finetune.cli import main
@@ -28,15 +29,11 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def arguments(shop: Workshop, command: str = "run", **changes: Any) -> list[str]:
+def arguments(shop: Workshop, **changes: Any) -> list[str]:
     """`run` of a recipe file in the working folder, on a pico model and `rows.jsonl`."""
     layer = {"model": str(shop.model), "dataset": {"source": "rows.jsonl", "samples": None}, "output_dir": "made"}
     Path("recipe.yaml").write_text(json.dumps({**layer, **changes}), encoding="utf-8")
-    return [command, "recipe.yaml", "--device", "cpu"]
+    return ["run", "recipe.yaml", "--device", "cpu"]
 
 
 def refused(given: list[str], capfd: pytest.CaptureFixture[str], *words: str) -> None:
@@ -56,40 +53,22 @@ def refused(given: list[str], capfd: pytest.CaptureFixture[str], *words: str) ->
     ("content", "words"),
     [
         (None, ["rows.jsonl", "no"]),
-        ("", ["rows.jsonl"]),
-        ("\n\n \n", ["rows.jsonl"]),
-        (lines(GOOD[:10]) + '{"prompt": "say cat", "compl\n' + lines(GOOD[10:]), ["rows.jsonl", "11"]),
-        (lines([{"a": 1, "b": 2}] * 20), ["rows.jsonl", "a", "b"]),
-        (lines([{"prompt": None, "completion": None}] * 20), ["rows.jsonl", "prompt"]),
-        (lines(GOOD[:1]), ["rows.jsonl"]),
+        (lines(GOOD[:10]) + b'{"prompt": "say cat", "compl\n' + lines(GOOD[10:]), ["rows.jsonl", "11"]),
+        (lines(GOOD[:1]), ["rows.jsonl", "only one usable row"]),
     ],
-    ids=["missing file", "empty file", "blank file", "broken line", "no usable column", "nothing in the columns", "one row"],
+    ids=["missing file", "broken line", "one row"],
 )
 def test_data_that_cannot_be_used(
-    content: str | None, words: list[str], place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]
+    content: bytes | None, words: list[str], place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if content is not None:
-        (place / "rows.jsonl").write_text(content, encoding="utf-8")
+        (place / "rows.jsonl").write_bytes(content)
     refused(arguments(shop), capfd, *words)
-
-
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
-def test_files_in_other_encodings_load(encoding: str, place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
-    rows = [
-        {"prompt": f"{word} {letter}", "completion": f"“{word}” costs 5 €"} for word in ("café", "naïve", "Größe") for letter in "abcdefgh"
-    ]
-    (place / "rows.jsonl").write_bytes(lines(rows).encode(encoding))
-    assert main([*arguments(shop, "plan"), "--json"]) == 0
-    plan = json.loads(capfd.readouterr().out)
-    assert plan["rows"] > 0
-    assert plan["problems"] == []
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("dataset.max_length=0", ["dataset.max_length", "8", "0"]),
-        ("training.epochs=-1", ["training.epochs", "greater than 0", "-1"]),
         ("training.lerning_rate=1e-4", ["training.lerning_rate", "Did you mean training.learning_rate?"]),
         ("training.batch_size=many", ["training.batch_size", "many"]),
         ("method.kind=lara", ["lara", "Did you mean lora?"]),
@@ -104,13 +83,13 @@ def test_files_in_other_encodings_load(encoding: str, place: Path, shop: Worksho
 def test_values_that_cannot_be_meant(
     override: str, words: list[str], place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
+    (place / "rows.jsonl").write_bytes(lines(GOOD))
     refused([*arguments(shop), "--set", override], capfd, *words)
 
 
 def test_a_model_that_the_hub_does_not_know(place: Path, tmp_path: Path, shop: Workshop) -> None:
     """With the Hub (a loopback one) and when it is gone."""
-    (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
+    (place / "rows.jsonl").write_bytes(lines(GOOD))
     with HubServer(tmp_path) as hub:
         environment = os.environ | hub.environment(None)
         online = warm.run(arguments(shop, model="nobody/nothing"), place, environment)
@@ -122,30 +101,20 @@ def test_a_model_that_the_hub_does_not_know(place: Path, tmp_path: Path, shop: W
     assert online.stderr != offline.stderr, "what is missing is not what is out of reach"
 
 
-def test_without_a_terminal_nothing_is_asked(place: Path) -> None:
-    done = warm.run([], place, os.environ, fresh=True)
-    assert done.returncode == 2
-    assert "--yes" in done.stderr
-    assert done.stdout == ""
-    assert list(place.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"distillation": {"temperature": 0}}, ["distillation.temperature", "greater than 0"]),
-        ({"distillation": {"alpha": 1.2}}, ["distillation.alpha", "1.2"]),
         ({"distillation": {"objective": "forward_lk"}}, ["forward_lk", "Did you mean forward_kl?"]),
         ({"model": {"from_teacher": {"layers": 99}}}, ["99", "3 layers"]),
         ({"model": "SAME"}, ["same model"]),
         ({"model": "OTHER"}, ["do not share a tokenizer"]),
     ],
-    ids=["temperature 0", "alpha 1.2", "objective", "too many layers", "teacher is student", "other tokenizer"],
+    ids=["objective", "too many layers", "teacher is student", "other tokenizer"],
 )
 def test_distillations_that_cannot_work(
     changes: dict[str, Any], words: list[str], place: Path, shop: Workshop, foreign: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
+    (place / "rows.jsonl").write_bytes(lines(GOOD))
     models = {"SAME": str(shop.model), "OTHER": str(foreign)}
     model = changes.get("model", {"from_teacher": {"layers": 2}})
     layer = {"approach": "distillation", "teacher": str(shop.model), **changes}
@@ -153,7 +122,7 @@ def test_distillations_that_cannot_work(
 
 
 def test_a_teacher_smaller_than_its_student_is_said_but_allowed(place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
-    (place / "rows.jsonl").write_text(lines(GOOD), encoding="utf-8")
+    (place / "rows.jsonl").write_bytes(lines(GOOD))
     given = arguments(shop, approach="distillation", teacher=str(shop.smaller_model()), model=str(shop.model), training={"epochs": 1})
     assert main(given) == 0
     assert capfd.readouterr().err.count("is smaller than the student") == 1, "with the plan"

@@ -94,11 +94,8 @@ LOADED: dict[str, Case] = {
 }  # fmt: skip
 
 REFUSED: dict[str, Case] = {
-    "no such file": Case({"rows.jsonl": b"{}"}, {"source": "rwos.jsonl"}, said=("There is no file rwos.jsonl",)),
     "empty": Case(*one("a.jsonl", b""), said=("a.jsonl is empty",)),
-    "one row": Case(*one("a.jsonl", lines(records(ASCII[:1]))), said=("a.jsonl has only one usable row",)),
     "the same row over and over": Case(*one("a.jsonl", lines(records(ASCII[:1] * 30))), said=("also occurs in the training rows",)),
-    "a broken line": Case(*one("a.jsonl", lines(records(ASCII)) + b'{"question": "x'), said=("a.jsonl line 13", "not JSON")),
     "a picture": Case(*one("a.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256))), said=("a.txt is a binary file",)),
     "Parquet cut short": Case(*one("a.parquet", parquet({"question": ["a"], "answer": ["b"]})[:-9]), said=("a.parquet cannot be read",)),
     "a wrong encoding that is told": Case(
@@ -193,8 +190,8 @@ def test_what_datasets_saved_is_read_back(place: Path, models: Path, tmp_path: P
     check_rows(case, place, capfd.readouterr().out)
 
 
-def test_ten_million_characters_in_a_line_are_read_and_cut(place: Path, models: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    rows = [{"question": "long", "answer": "x" * 10_000_000}, *records(ASCII)]
+def test_a_million_characters_in_a_line_are_read_and_cut(place: Path, models: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": "long", "answer": "x" * 1_000_000}, *records(ASCII)]
     case = Case({"a.jsonl": lines(rows)}, {"source": "a.jsonl", "held_out": 0.01, "max_length": 100})
     assert plan(case, models) == 0
     report = json.loads(capfd.readouterr().out)["data"]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from finetune.cli import main
 from finetune.command_line.arguments import parser
 from finetune.errors import BadInput
 
-pytestmark = pytest.mark.slow  # each starts the program
+pytestmark = pytest.mark.slow  # some start the program
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = {
@@ -108,11 +109,15 @@ def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
         (["--yes", "--set", "approach=distilation"], ["approach"]),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERM", "dumb")  # as --plain makes it
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    refused(cli(*arguments, folder=tmp_path), *words)
+    refused(subprocess.CompletedProcess(arguments, main(arguments), *capfd.readouterr()), *words)
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["broken.yaml", "recipe.yaml", "rows.csv"]
 
 

@@ -28,17 +28,10 @@ def system(text: str) -> dict[str, str]:
     return {"role": "system", "content": text}
 
 
+# Those that other programs' documentation describes are in shapes.py.
 KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
-    "plain text": ("text", {"text": "a"}, [{"role": "text", "content": "a"}]),
     "the only column": ("text", {"tweet": "a"}, [{"role": "text", "content": "a"}]),
-    "text with a label": ("text", {"label": 1, "text": "a"}, [{"role": "text", "content": "a"}]),
-    "prompt and completion": ("prompt_completion", {"prompt": "a", "completion": "b"}, [user("a"), assistant("b")]),
     "prompt and response": ("prompt_completion", {"id": 1, "prompt": "a", "response": "b"}, [user("a"), assistant("b")]),
-    "chat prompt and completion": (
-        "prompt_completion",
-        {"prompt": [system("s"), user("a")], "completion": [assistant("b")]},
-        [system("s"), user("a"), assistant("b")],
-    ),
     "document and summary": ("prompt_completion", {"document": "a", "summary": "b"}, [user("a"), assistant("b")]),
     "article and abstract": ("prompt_completion", {"article": "a", "abstract": "b"}, [user("a"), assistant("b")]),
     "what people said in texts, and a summary": (
@@ -59,40 +52,8 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         [user("a"), assistant("b"), user("c"), assistant("d")],
     ),
     "input and output": ("prompt_completion", {"input": "a", "output": "b"}, [user("a"), assistant("b")]),
-    "Alpaca": ("instruction", {"instruction": "a", "input": "b", "output": "c"}, [user("a\n\nb"), assistant("c")]),
-    "Alpaca with an empty input": ("instruction", {"instruction": "a", "input": "", "output": "c"}, [user("a"), assistant("c")]),
     "Alpaca with a null input": ("instruction", {"instruction": "a", "input": None, "output": "c"}, [user("a"), assistant("c")]),
-    "Alpaca with a system text": (
-        "instruction",
-        {"system": "s", "instruction": "a", "input": "b", "output": "c"},
-        [system("s"), user("a\n\nb"), assistant("c")],
-    ),
-    "Dolly": ("instruction", {"instruction": "a", "context": "b", "response": "c", "category": "d"}, [user("a\n\nb"), assistant("c")]),
-    "question and answer": ("question_answer", {"question": "a", "answer": "b"}, [user("a"), assistant("b")]),
-    "numbers": ("question_answer", {"question": 2, "answer": 4.5}, [user("2"), assistant("4.5")]),
-    "SQuAD": (
-        "question_answer",
-        {"context": "a", "question": "b", "answers": {"text": ["c", "d"], "answer_start": [1, 2]}},
-        [user("a\n\nb"), assistant("c")],
-    ),
-    "OpenAI messages": ("messages", {"messages": [system("s"), user("a"), assistant("b")]}, [system("s"), user("a"), assistant("b")]),
-    "ShareGPT": (
-        "messages",
-        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "id": "x"},
-        [user("a"), assistant("b")],
-    ),
-    "ShareGPT with a system column": (
-        "messages",
-        {"system": "s", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
-        [system("s"), user("a"), assistant("b")],
-    ),
-    "preference": ("preference", {"prompt": "a", "chosen": "b", "rejected": "c"}, [user("a"), assistant("b")]),
     "two answers of Stack Exchange": ("preference", {"question": "a", "response_j": "b", "response_k": "c"}, [user("a"), assistant("b")]),
-    "preference between chats": (
-        "preference",
-        {"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]},
-        [user("a"), assistant("b")],
-    ),
     "preference between answers to a chat": (
         "preference",
         {"prompt": [user("a")], "chosen": [assistant("b")], "rejected": [assistant("c")]},
@@ -102,16 +63,6 @@ KNOWN: dict[str, tuple[str, dict[str, Any], list[dict[str, str]]]] = {
         "preference",
         {"chosen": "\n\nHuman: a\n\nb\n\nAssistant: c\n\nHuman: d\n\nAssistant: e", "rejected": "f"},
         [user("a\n\nb"), assistant("c"), user("d"), assistant("e")],
-    ),
-    "messages in a string": (
-        "messages",
-        {"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'},
-        [user("a"), assistant("b")],
-    ),
-    "messages in parts": (
-        "messages",
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, assistant("c")]},
-        [user("ab"), assistant("c")],
     ),
     "an object to extract": (
         "prompt_completion",
