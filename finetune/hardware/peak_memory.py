@@ -22,7 +22,8 @@ import psutil
 import torch
 
 OF_DATA = re.compile(r"\.arrow$|/shard-\d+\.safetensors$")
-LOOK_EVERY = 2.0  # seconds between looks at the pages of data; one takes milliseconds
+LITTLE_DATA = 2**25  # bytes
+LOOK_EVERY = 2.0  # seconds between looks at the pages of data; one takes milliseconds, if there is more than a little
 
 
 class PeakMemory:
@@ -100,8 +101,9 @@ def _high_water_mark() -> int | None:
 
 
 def _pages_of_data() -> int:
-    """Bytes of this process's memory that are pages of prepared rows or of a teacher cache; 0 where the system does not tell."""
-    if not any(OF_DATA.search(line) for line in _lines("maps")):
+    """Bytes of this process's memory that are pages of prepared rows or of a teacher cache; 0 where there are few, or nothing tells."""
+    mapped = [line.split(" ", 1)[0].split("-") for line in _lines("maps") if OF_DATA.search(line)]
+    if sum(int(end, 16) - int(start, 16) for start, end in mapped) < LITTLE_DATA:
         return 0
     found, counts = 0, False
     for line in _lines("smaps"):  # addresses and the file, then lines such as "Rss:    12 kB"
