@@ -6,6 +6,8 @@ import math
 import signal
 import time
 from collections import deque
+from itertools import pairwise
+from statistics import median_low
 from types import FrameType
 from typing import Any
 
@@ -20,6 +22,7 @@ from finetune.training.resumable import SavePolicy, random_states_now
 
 WINDOW = 20  # steps over which the shown speed and the loss of a checkpoint are averaged
 RELEASE_EVERY = 4  # steps
+STOPPED = 10  # times as long as usual is no step: the program was stopped (Ctrl-Z), or the machine slept
 SETTLED = 3  # steps after which the pace of a resumed training is its own
 ENDS = 5  # losses at each end of a run whose mean is reported; fewer in a run of fewer than ten steps, so that no step is in both
 SHOWN_ROWS = 8
@@ -99,7 +102,8 @@ class ReportSteps(TrainerCallback):
         steps = len(marks) - 1
         if steps < 1 or (self.earlier_pace and steps < SETTLED):
             return self.earlier_pace
-        return (marks[-1][0] - marks[0][0]) / steps
+        each = [after - before for (before, _), (after, _) in pairwise(marks)]
+        return sum(min(seconds, STOPPED * median_low(each)) for seconds in each) / steps
 
     def facts(self) -> dict[str, Any]:
         """What the manifest of a checkpoint states about the training so far."""

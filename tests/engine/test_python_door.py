@@ -335,6 +335,11 @@ def test_the_first_step_of_a_process_does_not_decide_what_is_left(monkeypatch: p
     assert pace_after([20.0, 1.0, 1.0, 1.0], monkeypatch, earlier=9.0) == 1.0
 
 
+def test_a_program_that_was_stopped_for_an_hour_does_not_have_years_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pace_after([1.0, 1.0, 3600.0, 1.0, 1.0], monkeypatch) == (10.0 + 3) / 4
+    assert pace_after([1.0, 1.0, 4.0, 1.0, 2.0], monkeypatch) == 2.0, "steps of many lengths count as they are"
+
+
 # Noise.
 
 
