@@ -133,6 +133,13 @@ def test_heads_that_cannot_be_left_out_are_refused(name: str, why: str) -> None:
         make_student(build(name), FromTeacher(heads=2), ROWS)
 
 
+def test_feed_forward_parts_that_differ_from_layer_to_layer_are_refused_as_that() -> None:
+    shape = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
+    teacher = build("gemma4_text", use_double_wide_mlp=True, **shape)
+    with pytest.raises(ModelError, match="a gemma4_text cannot be made narrower here: its size differs from layer to layer"):
+        make_student(teacher, FromTeacher(ffn=32), ROWS)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
 def test_a_narrower_student_is_its_teacher_with_the_quietest_channels_at_zero(name: str) -> None:
     teacher, quiet = (pico(name, n_inner=40) if name == "gpt2" else pico(name)), {}

@@ -75,7 +75,7 @@ def _key_and_width(config: Any) -> tuple[str, int]:
     text = config.get_text_config()
     if has_experts(config):
         raise refusal(config, WHAT, EXPERTS)
-    if differs(text, *KEYS):
+    if differs(text, *KEYS) or (getattr(text, "use_double_wide_mlp", False) and text.num_kv_shared_layers):  # Gemma 4's last layers
         raise refusal(config, WHAT, VARIES)
     key = next((key for key in KEYS if hasattr(text, key)), None)
     if key is None:
