@@ -28,7 +28,7 @@ HERE, MEET, ADDRESS = "here", 600, "127.0.0.1"  # a name in torch's registry; se
 
 
 class OnThisMachine(StaticTCPRendezvous):
-    """torchrun's own for one machine (--standalone) listens to the whole network, and unpickles what anybody writes there."""
+    """torchrun's own, where it is told that it stands alone, listens to the whole network, and unpickles what anybody writes there."""
 
     def get_backend(self) -> str:
         return HERE

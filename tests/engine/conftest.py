@@ -1,8 +1,9 @@
-"""For tests that ask: a Hub here with a base model, a finished run of it, a process that forks runs, a workshop, a working folder."""
+"""For tests that ask: servers, a Hub here with a base model, a finished run of it, forked runs, a workshop, a working folder."""
 
 from pathlib import Path
 
 import pytest
+from completions_server import CompletionsServer
 from finished_run import base_folder, finished_run
 from forks import Forks
 from hub_client import ACCOUNTS
@@ -15,6 +16,12 @@ from finetune.recipe import Recipe
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     return base_folder(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def server():
+    with CompletionsServer() as made:
+        yield made
 
 
 @pytest.fixture

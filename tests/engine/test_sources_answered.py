@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,6 @@ WORDS = ("cat", "dog", "bird", "fish", "cow", "hen", "fox", "owl")
 @pytest.fixture(scope="module")
 def talker(shop: Workshop) -> Path:
     return babbling_folder(shop.folder / "talker")
-
-
-@pytest.fixture
-def server() -> Iterator[CompletionsServer]:
-    with CompletionsServer() as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

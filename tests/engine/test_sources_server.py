@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,6 @@ from finetune.sources.account import BudgetUsedUp
 from finetune.sources.server import Server
 
 KEY = "not-to-be-seen-anywhere-0123456789"
-
-
-@pytest.fixture
-def server() -> Iterator[CompletionsServer]:
-    with CompletionsServer() as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -51,15 +51,9 @@ def test_a_recipe_for_own_data_finds_them_as_its_comment_says(
     assert plan["held_out_rows"] > 0
 
 
-@pytest.mark.parametrize("name", ["smaller-model", "expert-to-small", "code-comments"])
+@pytest.mark.parametrize("name", ["smaller-model", "expert-to-small", "code-comments", "no-data"])
 def test_a_recipe_that_runs_as_it_is_can_be_planned(name: str, place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
     plan = planned(name, shop, capfd, "--set", "dataset.samples=40", "--set", "dataset.max_length=128")
-    assert plan["problems"] == []
-    assert plan["rows"] + plan["held_out_rows"] == 40
-
-
-def test_the_recipe_without_data_can_be_planned(place: Path, shop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
-    plan = planned("no-data", shop, capfd, "--set", "dataset.samples=40")
     assert plan["problems"] == []
     assert plan["rows"] + plan["held_out_rows"] == 40
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ from finetune.wizard.host import HostInfo
 
 SMALL = {"training.epochs": "1", "training.batch_size": "6", "training.learning_rate": "0.01"}
 ADVANCED = {"advanced": True, "dataset.max_length": "64", "dataset.held_out": "0.25", "benchmark.rows": "4", "benchmark.speed": False}
-
-
-@pytest.fixture
-def server() -> Iterator[CompletionsServer]:
-    with CompletionsServer() as made:
-        yield made
 
 
 @pytest.fixture
