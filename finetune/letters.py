@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import unicodedata
 from functools import lru_cache
+from itertools import takewhile
 from typing import Literal
+
+import regex
 
 # Scripts written without spaces between words, by the names of their letters.
 UNSPACED = ("CJK ", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
@@ -19,6 +22,8 @@ FULL_STOPS = ".。।॥۔։።။។"  # of Chinese and Japanese, Hindi, Urdu, 
 _AS_SEEN: dict[int, str | None] = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFFEF)}
 _AS_SEEN |= dict.fromkeys((0xAD, 0x61C, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF)) | {0x200B: " "}
 _DOTTED = "i\u0307"  # what a Turkish capital İ becomes
+LETTER = regex.compile(r"\X")  # with its marks: joined emoji, flags and syllables are one (Unicode Standard Annex 29)
+LONGEST_LETTER = 64  # characters, of what people write
 _Kind = Literal["part", "word", "mark", "none"]
 
 
@@ -76,35 +81,12 @@ def shortened(text: str, most: int) -> str:
 
 def last_letters(text: str, most: int) -> str:
     """The end of a text, of at most so many characters."""
-    return text if len(text) <= most else _without_torn(text, len(text) - most)
+    window = text[-(most + LONGEST_LETTER) :]
+    torn = max(0, len(window) - most)
+    return window[next((letter.start() for letter in LETTER.finditer(window) if letter.start() >= torn), torn) :]
 
 
 def whole_letters(text: str, most: int) -> int:
     """Where to cut a text that is longer: after as many characters, or a few less, so that no letter loses its marks."""
-    cut = most
-    while 0 < cut < len(text) and _belongs(text[cut - 1], text[cut]):
-        cut -= 1
-    return cut or most
-
-
-def _without_torn(text: str, start: int) -> str:
-    """The text from a place on, without the rest of a letter that begins before it."""
-    first = start
-    while 0 < first < len(text) and _belongs(text[first - 1], text[first]):
-        first += 1
-    return text[first:] or text[start:]
-
-
-@lru_cache(maxsize=4096)
-def _belongs(before: str, after: str) -> bool:
-    """Whether two characters are drawn as one: a letter and its mark, joined emoji, a flag, a Korean syllable in parts."""
-    code = ord(after)
-    return (
-        unicodedata.category(after)[0] == "M"
-        or "\u200d" in (before, after)
-        or 0x1F3FB <= code <= 0x1F3FF  # colours of skin
-        or 0x1160 <= code <= 0x11FF  # vowels and ends of Korean syllables
-        or 0xE0020 <= code <= 0xE007F  # of flags of regions
-        or (0x1F1E6 <= code <= 0x1F1FF and 0x1F1E6 <= ord(before) <= 0x1F1FF)  # the halves of a flag
-        or (unicodedata.combining(before) == 9 and unicodedata.category(after) == "Lo")  # a consonant below the one before
-    )
+    ends = (letter.end() for letter in LETTER.finditer(text[: most + LONGEST_LETTER]))
+    return max(takewhile(most.__ge__, ends), default=most)
