@@ -104,6 +104,12 @@ def a_perplexity(draw: np.random.Generator, trials: int, rows: int) -> Case:
     return Case(np.stack([tokens * one, tokens], -1), quotient, 3 * float(np.exp(0.3**2 / 2)))
 
 
+def a_divergence(draw: np.random.Generator, trials: int, rows: int) -> Case:
+    """KL to a teacher per token, of rows of very different lengths and, in two of three, up to ten times the KL of others."""
+    tokens, spread = np.ceil(draw.lognormal(3, 0.7, (trials, rows))), 0.6
+    return Case(np.stack([tokens * draw.lognormal(0, spread, (trials, rows)), tokens], -1), quotient, float(np.exp(spread**2 / 2)))
+
+
 def a_rouge(draw: np.random.Generator, trials: int, rows: int) -> Case:
     return Case(rouge_of(draw, trials, rows)[..., None], first, 0.55 * 0.4 + 0.15)
 
@@ -135,6 +141,7 @@ CASES = (
     ties,
     perplexities,
     a_perplexity,
+    a_divergence,
     a_rouge,
     retention,
     right_answers,
