@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from finetune.data.formats.cells import Message
@@ -129,14 +130,11 @@ def arranged(turns: Sequence[Turn], *, keeps_system: bool) -> list[Turn]:
 
 def strings(value: Any) -> Iterator[str]:
     """Every text inside a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from (*strings(key), *strings(inner))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from strings(inner)
+    for part in chain.from_iterable(value.items()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,):
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict | list | tuple):
+            yield from strings(part)
 
 
 def _turn(message: Message, knows_reasoning: bool, notices: set[str]) -> Turn:

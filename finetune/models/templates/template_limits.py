@@ -55,7 +55,10 @@ def limit_sandbox() -> None:
         return TODAY.strftime(*args, **kwargs) if ours else call(self, context, called, *args, **kwargs)
 
     def call_binop(self: Any, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "%" and isinstance(left, str):
+        if isinstance(left, str) and isinstance(right, str) and operator == "+":  # nearly all that templates do
+            if max(len(left), len(right)) > TEMPLATE_CHARACTERS:
+                raise TooMuch(TOO_LONG)
+        elif operator == "%" and isinstance(left, str):
             _check_call("format", (left, right))
         elif isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
