@@ -18,9 +18,10 @@ import regex
 UNSPACED = ("CJK ", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
 LETTERS_OF_A_WORD = 3  # there, about
 FULL_STOPS = ".。।॥۔։።။។"  # of Chinese and Japanese, Hindi, Urdu, Armenian, Amharic, Burmese, Khmer
-# Wide and narrow forms are the usual letters; joiners and marks of direction are not seen; the space without width parts words.
+# Wide and narrow forms are the usual letters; joiners, marks of direction and choices of a form (❤ and ❤️) are not seen; the
+# space without width parts words.
 _AS_SEEN: dict[int, str | None] = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFFEF)}
-_AS_SEEN |= dict.fromkeys((0xAD, 0x61C, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF)) | {0x200B: " "}
+_AS_SEEN |= dict.fromkeys((0xAD, 0x61C, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF, *range(0xFE00, 0xFE10))) | {0x200B: " "}
 _DOTTED = "i\u0307"  # what a Turkish capital İ becomes
 LETTER = regex.compile(r"\X")  # with its marks: joined emoji, flags and syllables are one (Unicode Standard Annex 29)
 LONGEST_LETTER = 64  # characters, of what people write
@@ -40,14 +41,14 @@ def without_case(text: str) -> str:
 def words(text: str) -> list[str]:
     """The words of a text in lower case; of scripts without spaces each letter is one."""
     found: list[str] = []
-    ends = True
+    before: _Kind = "none"
     for character in as_seen(text).lower().replace(_DOTTED, "i"):
         kind = _kind(character)
-        if (kind == "mark" and found) or (kind == "part" and not ends):
+        if kind == before == "part" or (kind == "mark" and before != "none"):
             found[-1] += character
-        elif kind != "none":
+        elif kind in ("part", "word"):
             found.append(character)
-        ends = kind in ("none", "word") or (ends and kind == "mark")
+        before = before if kind == "mark" else kind
     return found
 
 
@@ -68,10 +69,10 @@ def _kind(character: str) -> _Kind:
     """Whether a character is a part of a word, a word of its own, a mark on the letter before it, or none of these."""
     if character.isascii():
         return "part" if character.isalnum() else "none"
-    category = unicodedata.category(character)[0]
-    if category == "L" and unicodedata.name(character, "").startswith(UNSPACED):
+    category = unicodedata.category(character)
+    if category[0] == "L" and unicodedata.name(character, "").startswith(UNSPACED):
         return "word"
-    return "mark" if category == "M" else "part" if category in "LN" else "none"
+    return "mark" if category in ("Mn", "Mc") else "part" if category[0] in "LN" else "none"
 
 
 def shortened(text: str, most: int) -> str:

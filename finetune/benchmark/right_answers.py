@@ -20,9 +20,10 @@ from finetune.benchmark.labels import as_label
 from finetune.errors import BenchmarkError
 from finetune.letters import as_seen
 
-# 1.234,56 and 3,5, but not two numbers of a list such as 1,2,3 or (1,2); then 1,234.5 and 12,34,567.8 and 1 234.5 and 1234.5 and .5
-COMMA = r"\d{1,3}(?:[.\xa0\u202f]\d{3})+,\d+|(?<![\d,.(\[])\d+,(?!\d{3}(?!\d))\d+(?!,?\d)"
-POINT = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|\d{1,3}(?:[\xa0\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+# 1.234,56 and 3,5, but not two numbers of a list such as 1,2,3 or 1.250,2.500 or (1,2);
+# then 1,234.5 and 12,34,567.8 and 1 234.5 and 1234.5 and .5
+COMMA = r"(?<![\d,.([{])(?:[1-9]\d{0,2}(?:[.\xa0\u202f]\d{3})+|\d+(?!,\d{3}(?!\d))),\d+(?![.,]?\d)"
+POINT = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,2}(?:,\d{2}){1,6},\d{3}(?!\d)|\d{1,3}(?:[\xa0\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 NUMBER = re.compile(rf"((?<![\w.])(?:[-−][$€£]?|[$€£][-−]))?(?:({COMMA})|({POINT}))")  # a minus between two numbers is no sign
 ARABIC = str.maketrans("٫٬", ".,")
 

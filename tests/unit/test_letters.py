@@ -21,6 +21,7 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # of three joined emoji
         ("می\u200cخواهم", ["میخواهم"], 1),
         ("İyi GÜN", ["iyi", "gün"], 2),
         ("👍 !", [], 2),
+        ("I \u2764\ufe0f it, 1\ufe0f\u20e3 \u0301so", ["i", "it", "1", "so"], 5),
     ],
 )
 def test_the_words_of_a_text(text: str, found: list[str], count: int) -> None:
