@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 import psutil
 import torch
@@ -27,7 +28,9 @@ LOOK_EVERY = 2.0  # seconds between looks at the pages of data; one takes millis
 
 
 class PeakMemory:
-    """Bytes at the highest point between enter and exit; `now()` is the present use."""
+    """Bytes at the highest point between enter and exit; `now()` is the present use. One may be inside another."""
+
+    _open: ClassVar[set[PeakMemory]] = set()  # the system knows one highest point for all of them
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -39,23 +42,21 @@ class PeakMemory:
         self._process = psutil.Process()
 
     def __enter__(self) -> PeakMemory:
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            return self
-        self._resets = _reset_high_water_mark()
-        if not self._resets:
+        self._look()
+        self.bytes = 0
+        self._open.add(self)
+        if self.device != "cuda" and not self._resets:
             # No high-water mark that can be reset (not Linux): look often instead.
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._done.set()
-        self.bytes = self.highest()
+        self._look()
+        self._open.remove(self)
 
     def highest(self) -> int:
         """The highest point so far."""
-        if self.device == "cuda":
-            return max(self.bytes, torch.cuda.max_memory_allocated())
         self._look()
         return self.bytes
 
@@ -67,12 +68,17 @@ class PeakMemory:
         return max(0, int(self._process.memory_info().rss) - self._of_data)
 
     def _look(self) -> None:
-        """Take what was highest since the last look, less the pages of data, of which there are more and more."""
-        self._of_data, self._looked = _pages_of_data(), time.monotonic()
-        highest = _high_water_mark() if self._resets else None
-        self.bytes = max(self.bytes, (highest or int(self._process.memory_info().rss)) - self._of_data)
-        if self._resets:
-            _reset_high_water_mark()
+        """Take what was highest since the last look, less the pages of data, of which there are more and more; then begin anew."""
+        if self.device == "cuda":
+            highest = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._of_data, self._looked = _pages_of_data(), time.monotonic()
+            mark, self._resets = _high_water_mark(), _reset_high_water_mark()
+            highest = ((mark if self._resets else None) or int(self._process.memory_info().rss)) - self._of_data
+        for each in tuple(self._open):  # other threads look, too
+            if each.device == self.device:
+                each.bytes = max(each.bytes, highest)
 
     def _watch(self) -> None:
         while not self._done.wait(0.05):

@@ -62,8 +62,9 @@ def _few_steps(order: dict[str, Any], began: float, say: Say) -> None:
     watch = Watch(say, recipe, data.report, before=earlier.bytes, device=context.machine.device)
     watch.tokens_of_all /= context.devices  # this is the share of one
     watch.ends = began + order["seconds"] - timing - 1
-    outcome = Order(context, model, folder, setup).train(callbacks=[watch], wrapped=lambda make: partial(watch.of, make))
-    watch.say_all(outcome.finished.train_seconds)
+    with watch.memory:
+        outcome = Order(context, model, folder, setup).train(callbacks=[watch], wrapped=lambda make: partial(watch.of, make))
+        watch.say_all(outcome.finished.train_seconds)
     model = method.finish(model, recipe.method, context.reporter)
     save_model(context, model, folder)
     say(after=benchmark_seconds(context, model) + (costs_seconds(model.num_parameters()) if recipe.benchmark.speed else 0.0))

@@ -214,15 +214,15 @@ def check_head(model: nn.Module) -> None:
     would learn to repeat what it is to predict.
     """
     check_causal(model)
-    inner, ids = causal_lm(model), _probe(model)
-    half = PROBE_LENGTH // 2
-    other_end = torch.cat([ids[:, :half], ids[:, :half]], 1)
+    inner, ids, half = causal_lm(model), _probe(model), PROBE_LENGTH // 2
+    ids = torch.cat([ids, ids])
+    ids[1, half:] = ids[0, :half]
     with _evaluating(inner):
         own = inner(input_ids=ids, use_cache=False).logits
         check_finite(own, inner)
-        states, others = hidden_states(model, torch.cat([ids, other_end])).split(1)
+        states = hidden_states(model, ids)
         ours = head_of(model).logits(states)
-    if _mostly_apart(states[0, :half], others[0, :half]):
+    if _mostly_apart(*states[:, :half]):
         raise ModelError(f"{type(inner).__name__} cannot be used: {SEES_LATER}.", hint=CHOOSE)
     if own.shape != ours.shape or not _close(own, ours):
         raise ModelError(

@@ -34,3 +34,16 @@ def test_the_peak_is_of_what_was_already_let_go() -> None:
         peak.highest()
     assert some == b""
     assert peak.bytes - before > SIZE - LITTLE
+
+
+def test_a_block_inside_another_hides_no_peak_of_it() -> None:
+    with PeakMemory("cpu") as outer:
+        before = outer.highest()
+        del (some := bytearray(b"1") * SIZE)[:]
+        with PeakMemory("cpu") as inner:
+            small = inner.highest()
+            del (more := bytearray(b"1") * 2 * SIZE)[:]
+    assert (some, more) == (b"", b"")
+    assert outer.bytes == inner.bytes
+    assert small - before < LITTLE
+    assert outer.bytes - before > 2 * SIZE - LITTLE

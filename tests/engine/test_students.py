@@ -126,6 +126,7 @@ def test_heads_that_say_nothing_are_the_ones_left_out_and_no_logit_changes(name:
         ("falcon", NO_SIZE),
         ("mamba", NO_SIZE),
         ("gemma4_text", "its size differs from layer to layer"),
+        ("olmoe", "OlmoeRMSNorm spans all of its channels"),
     ],
 )
 def test_heads_that_cannot_be_left_out_are_refused(name: str, why: str) -> None:

@@ -73,7 +73,8 @@ def groups_of(config: Any, smaller: Any, build: Build, old: int, new: int, what:
         owner_name, _, kind = name.rpartition(".")
         owner = whole.get_submodule(owner_name)
         if not isinstance(owner, nn.Linear | Conv1D):
-            raise refusal(config, what, EXPERTS if has_experts(config) else f"{type(owner).__name__} spans all of its channels")
+            experts = weight.dim() > 2 and has_experts(config)
+            raise refusal(config, what, EXPERTS if experts else f"{type(owner).__name__} spans all of its channels")
         if len(changed) > 1 or (weight.shape[changed[0]], shapes[name].shape[changed[0]]) != (old, new):
             raise refusal(config, what, f"{owner_name.rpartition('.')[2]} is several projections in one")
         group = groups[owner_name.rpartition(".")[0]]
