@@ -35,6 +35,7 @@ SIGN_INSIDE = re.compile("[^\\W\\d_][‚„ƒ†‡ˆ‰‹›˜™•¡-©¬®-
 FEWEST_BROKEN = 3
 OLDER = ("cp437", "cp850", "cp852", "cp866", "mac_roman", "mac_latin2", "mac_cyrillic")
 ZEROS = 100  # of so many bytes one is zero, at least, in UTF-16
+CONTROLS = 0.1  # share of the bytes in text, at most
 STRANGE = ("Cc", "Cn", "Co", "Cs")  # categories: control characters, and codes that are no character
 OLD_JAPANESE = (b"\x1b$B", b"\x1b$@")  # how mails and old programs of Japan switch to their letters (JIS)
 ANY_BEYOND = re.compile(r"[^\x00-\x7f]")
@@ -87,7 +88,7 @@ def detect(file: DataFile, told: str | None = None) -> str:
     wide = _wide_without_mark(sample)
     if wide is not None:
         return wide
-    if sample.startswith(tuple(BINARY_STARTS)) or _control_share(sample) > 0.1:
+    if sample.startswith(tuple(BINARY_STARTS)) or _control_share(sample) > CONTROLS:
         raise UnknownFormat(f"{file.name} is a binary file, not text.", hint=READABLE)
     return _narrow(start, blocks)
 
@@ -188,14 +189,23 @@ def _broken_bytes(text: str) -> int:
 
 def _wide_without_mark(sample: bytes) -> str | None:
     """UTF-16 without a byte order mark: half of a line end, a space or a digit is zero, and all else are letters of some script."""
-    if sample.count(0) * ZEROS < len(sample):
+    if sample.count(0) * ZEROS < len(sample) or (_control_share(sample) <= CONTROLS and _is_utf8(sample)):
         return None
     for name in ("utf-16-le", "utf-16-be"):
         text = codecs.getincrementaldecoder(name)(errors="replace").decode(sample)
-        strange = sum(kind in STRANGE for kind in map(unicodedata.category, text)) - sum(map(text.count, "\t\n\r"))
-        if strange * ZEROS < len(text) and ("\n" in text or " " in text):
+        strange = sum(kind in STRANGE for kind in map(unicodedata.category, text)) - sum(map(text.count, "\t\n\f\r\x1b"))
+        if strange * ZEROS < len(text) and any(sign in text for sign in '\n "'):
             return name
     return None
+
+
+def _is_utf8(sample: bytes) -> bool:
+    """Whether the beginning of a file is UTF-8; its last letter may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _control_share(sample: bytes) -> float:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from read_files import learned, read
 
+from finetune.data.encoding import detect
+from finetune.data.files import DataFile
 from finetune.data.split import divide
 from finetune.errors import BadRow, DatasetError, EmptyDataset, UnknownFormat
 from finetune.recipe import DatasetSpec
@@ -217,6 +219,20 @@ def test_letters_of_old_encodings_are_told_by_the_language_they_make(tmp_path: P
     (note,) = found.facts.notes
     assert note.startswith(f"rows.csv is read as {encoding}, with words such as ")
     assert note.endswith(". To correct wrong letters: --set dataset.encoding=NAME")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("utf-8", "Où est-il,\0 et\n"),
+        ("utf-8", "12,34,567\0\n"),
+        ("utf-16-le", '[{"text":"One,two."}]'),
+        ("utf-16-be", "\x1b[1mOne\x1b[0m two\n"),
+    ],
+)
+def test_control_characters_do_not_hide_an_encoding(tmp_path: Path, encoding: str, line: str) -> None:
+    (tmp_path / "rows.txt").write_bytes((line * 40).encode(encoding))
+    assert detect(DataFile(tmp_path / "rows.txt")) == encoding
 
 
 def test_a_few_words_of_another_language_tell_its_encoding_among_english_rows(tmp_path: Path) -> None:
