@@ -229,9 +229,23 @@ def test_what_belongs_to_a_question_is_known_in_other_languages() -> None:
     row = {"问题": "首都？", "选项A": "上海", "选项B": "北京", "答案": "B"}
     found = detect(list(row), [row, row], None, "rows.csv")
     assert [turn["content"] for turn in found.to_messages(row)] == ["首都？\n\nA. 上海\nB. 北京", "B. 北京"]
-    row = {"Kontext": "Es regnet in Oslo.", "Frage": "Wo?", "Antwort": "In Oslo."}
+    row = {"Frage": "Hauptstadt?", "Antwort A": "Oslo", "Antwort B": "Bonn", "Antwort C": "Rom", "Richtige Antwort": "Antwort B"}
     found = detect(list(row), [row, row], None, "rows.csv")
-    assert [turn["content"] for turn in found.to_messages(row)] == ["Es regnet in Oslo.\n\nWo?", "In Oslo."]
+    assert [turn["content"] for turn in found.to_messages(row)] == ["Hauptstadt?\n\nA. Oslo\nB. Bonn\nC. Rom", "B. Bonn"]
+    for answer in ({"Antwort": "In Oslo."}, {"chosen": "In Oslo.", "rejected": "In Rom."}):
+        row = {"Kontext": "Es regnet in Oslo.", "Frage": "Wo?", **answer}
+        found = detect(list(row), [row, row], None, "rows.csv")
+        assert [turn["content"] for turn in found.to_messages(row)] == ["Es regnet in Oslo.\n\nWo?", "In Oslo."]
+    row = {"输入": "首都？", "上下文": "中国", "输出": "北京"}
+    found = detect(list(row), [row, row], None, "rows.csv")
+    assert [turn["content"] for turn in found.to_messages(row)] == ["首都？\n\n中国", "北京"]
+
+
+@pytest.mark.parametrize("asked", [("query", "response"), ("problem", "solution"), ("prompt", "completion")])
+def test_a_translation_beside_prompt_and_answer_in_english_is_not_learned(asked: tuple[str, str]) -> None:
+    row = {"soru": "Nerede?", "cevap": "Oslo'da.", asked[0]: "Where?", asked[1]: "In Oslo."}
+    found = detect(list(row), [row, row], None, "rows.csv")
+    assert found.columns == asked
 
 
 @pytest.mark.parametrize("asked", ["galdera", "user", "input"])

@@ -47,7 +47,8 @@ from finetune.system.shell import quoted
 SHOWN_COLUMNS = 12
 LAST = 100
 WITHOUT_SPACES = "\u0e00"  # from Thai on, most scripts put no spaces between words
-COMPLETIONS = set(chain.from_iterable(completions for _, completions in PAIRS))
+COMPLETIONS = {"solution", *chain.from_iterable(completions for _, completions in PAIRS)}
+ASKED_AND_ANSWERED = ("question", "answer", "correct_answer", "instruction", "output")
 PROMPTS = ("prompt", "question", "instruction", "instructions", "query", "problem", "user", "human")
 
 ANSWERS = re.compile("answer|repl(?:y|ies)|respon[sd]|resol|solution|output|completion|target|assistant|agent|translation", re.IGNORECASE)
@@ -99,10 +100,18 @@ def prompts_alone(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> s
 
 def _matching(columns: Sequence[str], sample: Sequence[dict[str, Any]]) -> Format | None:
     judged = judgement(columns, sample)
-    columns = [column for column in columns if column != judged]
+    columns = _without_translations([column for column in columns if column != judged])
     known = [registry.load("formats", name) for name in registry.names("formats")]
     ordered = sorted(known, key=lambda kind: getattr(kind, "order", LAST))
     return next((found for kind in ordered if (found := kind.matches(columns, sample)) is not None), None)
+
+
+def _without_translations(columns: Sequence[str]) -> Sequence[str]:
+    """The columns of a table, but where prompt and answer have English names, none that says the same in another language."""
+    names = {column.strip().lower() for column in columns}
+    if names.isdisjoint(PROMPTS) or names.isdisjoint(COMPLETIONS):
+        return columns
+    return [column for column in columns if column.strip().lower() in ASKED_AND_ANSWERED or in_english(column) not in ASKED_AND_ANSWERED]
 
 
 def chosen_columns(chosen: ColumnsSpec | None) -> dict[str, str]:
@@ -132,7 +141,7 @@ def _unknown(columns: Sequence[str], sample: Sequence[dict[str, Any]], where: st
     opened = [{**row, **parts(row)} for row in sample]
     said = wordy(list(dict.fromkeys(chain(columns, *opened))), opened)
     likely = sorted([*said, *texts], key=lambda name: in_english(name) in COMPLETIONS)  # which are no prompts
-    likely = [name for name in likely if prompt is None or name.strip().lower() not in PARTS]
+    likely = [name for name in likely if prompt is None or in_english(name) not in PARTS]
     proposed = list(dict.fromkeys([*filter(None, [prompt]), *likely])) or sorted(
         columns, key=lambda name: NUMBER_OF.search(name) is not None
     )

@@ -15,11 +15,12 @@ from typing import Any
 
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_text, find_column, is_empty, joined, optional_text
-from finetune.data.formats.languages import names_of
+from finetune.data.formats.languages import in_english, names_of
 from finetune.data.formats.turns import assistant, user
 from finetune.data.json_values import parsed
 from finetune.data.rows import RowProblem
 from finetune.errors import UnknownFormat
+from finetune.letters import as_seen
 
 QUESTIONS = ["question", "question_stem", "stem", "query", "problem", "prompt", "sentence", "goal", "ctx", "q", "sent2", "ctx_b", "input"]
 QUESTIONS += ["instruction", "text"]
@@ -41,7 +42,8 @@ RIGHT = [
 ]
 RIGHT += ["correct_choice", "correct_index", "right_answer", "target", "gold", "cop", "correct_answer_id", "correct_answer_index"]
 RIGHT += ["correct_answers", "correct_answer(s)", "answer_id", "output", "response", "completion"]
-COLUMN = re.compile(rf"(option|choice|ending|answer|ans|opt|op|sol|{'|'.join(names_of('choice'))}|)[ _]?([a-j]|\d)", re.IGNORECASE)
+OF_CHOICES = "|".join(["option", "choice", "ending", "answer", "ans", "opt", "op", "sol", *names_of("choice"), *names_of("answer")])
+COLUMN = re.compile(rf"({OF_CHOICES}|)[ _]?([a-j]|\d)", re.IGNORECASE)
 LETTERED = re.compile(r"(?:^|\s{0,9}[\n,;|]\s{0,9})\(?([a-jA-J]) ?[.):] {0,9}")  # "A. Rome\nB. Oslo", "a ) 1 , b ) 2"
 SEVERAL = re.compile(r"\s*[,;&+/]\s*")
 Choices = dict[str, str]  # by what each is called: A, B, ...
@@ -73,7 +75,7 @@ class MultipleChoice:
         question = find_column(columns, *QUESTIONS)
         if question is None:
             return None
-        given = find_column([column for column in columns if column != question], HALVES.get(question.strip().lower(), ""), *GIVEN)
+        given = find_column([column for column in columns if column != question], HALVES.get(in_english(question), ""), *GIVEN)
         lists = [[column] for name in LISTS if (column := find_column(columns, name)) is not None]
         several = [[column] for column in [find_column(columns, ANSWERS)] if column is not None]
         tried = (cls._with(question, given, choices, columns, sample) for choices in [*lists, _of_columns(columns), *several] if choices)
@@ -164,11 +166,11 @@ def _of_columns(columns: Sequence[str]) -> list[str]:
     """
     found: dict[str, list[tuple[str, str]]] = {}
     for column in columns:
-        if (named := COLUMN.fullmatch(column.strip())) and (named[1] or named[2].isalpha()):
-            found.setdefault(named[1].lower(), []).append((named[2].lower(), column))
-    for names in map(sorted, found.values()):
+        if (named := COLUMN.fullmatch(as_seen(column).strip())) and (named[1] or named[2].isalpha()):
+            found.setdefault(in_english(named[1]), []).append((named[2].lower(), column))
+    for of, names in ((of, sorted(names)) for of, names in found.items()):
         signs = "".join(sign for sign, _ in names)
-        if len(signs) > (2 if names[0][1].lower().startswith("ans") else 1) and signs in "abcdefghij" + "0123456789" and signs[0] in "a01":
+        if len(signs) > (2 if of in ("answer", "ans") else 1) and signs in "abcdefghij" + "0123456789" and signs[0] in "a01":
             return [column for _, column in names]
     return []
 

@@ -13,7 +13,7 @@ NAMES = {
     "question": (
         "frage, pregunta, pergunta, questão, domanda, vraag, fråga, spørgsmål, spørsmål, kysymys, pytanie, otázka, pitanje, kérdés, "
         "întrebare, soru, pertanyaan, soalan, câu hỏi, вопрос, питання, запитання, въпрос, ερώτηση, سؤال, السؤال, سوال, پرسش, שאלה, השאלה, "
-        "प्रश्न, सवाल, প্রশ্ন, คำถาม, 質問, 問い, 问题, 問題, 提问, 提問, 질문, 물음"
+        "प्रश्न, सवाल, প্রশ্ন, คำถาม, 質問, 問い, 问题, 問題, 题目, 題目, 提问, 提問, 질문, 물음, 문제"
     ),
     "answer": (
         "antwort, respuesta, resposta, réponse, risposta, antwoord, svar, vastaus, odpowiedź, odpověď, odpoveď, odgovor, válasz, răspuns, "
@@ -27,7 +27,10 @@ NAMES = {
         "kontext, contexto, contexte, contesto, kontekst, bağlam, konteks, ngữ cảnh, контекст, πλαίσιο, السياق, سياق, הקשר, संदर्भ, บริบท, "
         "文脈, コンテキスト, 上下文, 語境, 문맥, 맥락"
     ),
-    "choice": "opción, opção, opzione, seçenek, lựa chọn, вариант, вариант ответа, विकल्प, ตัวเลือก, 選択肢, 选项, 選項, 선택지, 보기",
+    "choice": (
+        "choix, opción, opção, alternativa, opzione, opcja, pilihan, seçenek, lựa chọn, вариант, вариант ответа, विकल्प, ตัวเลือก, 選択肢, "
+        "选项, 選項, 선택지, 보기"
+    ),
     "instruction": "指示, 指令, 지시, 지시문",
     "input": "入力, 输入, 輸入, 입력",
     "output": "出力, 输出, 輸出, 출력",

@@ -13,6 +13,7 @@ from typing import Any
 from finetune.data.formats import turns
 from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, as_answer, as_text, find_column, is_blank, is_missing, joined, optional_text
+from finetune.data.formats.languages import in_english
 from finetune.data.formats.styles import TRANSCRIPTS, asked_in, chat, prompts_note, style_of, style_of_prompts, transcript
 from finetune.data.formats.tools import read_tools
 from finetune.data.rows import RowProblem
@@ -54,7 +55,7 @@ class Preference:
             return None
         prompt = find_column(columns, *PROMPTS)
         given = None
-        if prompt is not None and prompt.strip().lower() in ("instruction", "question", "query", "problem", "prompt"):
+        if prompt is not None and in_english(prompt) in ("instruction", "question", "query", "problem", "prompt"):
             given = turns.rest_of(prompt, find_column(columns, "input", "inputs", "context", "passage"), sample)
         return cls(prompt, chosen, given, Beside.find(columns, sample, [prompt, chosen, rejected, given]), sample)
 
@@ -107,7 +108,7 @@ class Preference:
         prompt = str(self.prompt)
         if self.given is not None:
             asked = [as_text(row.get(prompt), prompt), *optional_text(row, self.given)]
-            return [turns.user(joined("", asked if prompt.strip().lower() in ("instruction", "prompt") else asked[::-1]) or asked[0])]
+            return [turns.user(joined("", asked if in_english(prompt) in ("instruction", "prompt") else asked[::-1]) or asked[0])]
         before = turns.read_prompt(row.get(prompt), prompt)
         return before[:-1] if before[-1]["role"] == "assistant" and len(before) > 1 else before
 

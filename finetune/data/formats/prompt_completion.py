@@ -15,6 +15,7 @@ from finetune.data.formats.beside import NOTHING, Beside
 from finetune.data.formats.cells import Message, after_the_first, as_answer, find_column, joined, only_text, optional_text, several
 from finetune.data.formats.dialogue import DIALOGUES, SUMMARIES, in_lines
 from finetune.data.formats.flags import truth
+from finetune.data.formats.languages import in_english
 from finetune.data.formats.styles import TRANSCRIPTS, asked_in, prompts_note, style_of_prompts
 from finetune.data.rows import A_LIST, RowProblem
 
@@ -66,7 +67,7 @@ class PromptCompletion:
             prompt, completion = find_column(columns, *prompts), find_column(columns, *completions)
             if prompt is not None and completion is not None and not _says_whether(completion, sample):
                 free = [column for column in columns if column != completion]
-                given = turns.rest_of(prompt, find_column(free, *PARTS.get(prompt.strip().lower(), ())), sample)
+                given = turns.rest_of(prompt, find_column(free, *PARTS.get(in_english(prompt), ())), sample)
                 return cls(prompt, completion, Beside.find(columns, sample, [prompt, completion, given], reasoning=True), given, "", sample)
         return None
 
