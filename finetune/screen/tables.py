@@ -107,8 +107,8 @@ def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, cha
     lines = list[Text]()
     for metric, cells in rows.items():
         table.add_row(NAMES.get(metric, metric), *cells)
-        told = zip([*sides, *filter(None, [change])], cells, strict=False)
-        lines += [Text(NAMES.get(metric, metric)), *(Text.assemble((f"  {side} ", "quiet"), cell) for side, cell in told if cell)]
+        told = zip([*(f"{side} " for side in sides), f"{change} " if change else ""], cells, strict=False)
+        lines += [Text(NAMES.get(metric, metric)), *(Text.assemble((f"  {side}", "quiet"), cell) for side, cell in told if cell)]
     return FittingTable(table, Text("\n").join(lines))
 
 
