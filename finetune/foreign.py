@@ -137,7 +137,7 @@ def no_link(path: str, flags: int) -> int:
 def leads_out(file: Path) -> bool:
     """Whether a file of a model folder is a link out of it; the Hub's cache has its own files in `blobs` beside."""
     home = file.parent.resolve()
-    return file.is_symlink() and file.resolve().parent not in (home, home.parent.parent / "blobs")
+    return file.is_symlink() and file.resolve().parent not in (home, (home.parent.parent / "blobs").resolve())
 
 
 def read_settings(path: Path, kind: type[FinetuneError], *, hint: str = AGAIN) -> dict[str, Any]:

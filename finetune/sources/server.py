@@ -149,7 +149,7 @@ class Server:
         for wait in (*WAITS, None):
             try:
                 status, after, body = self._answered(method, path, content)
-            except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            except (httpx2.RequestError, httpx2.InvalidURL) as error:
                 lasting = isinstance(error, httpx2.ConnectError | httpx2.InvalidURL | httpx2.UnsupportedProtocol)
                 if wait is None or (lasting and method == "GET"):
                     raise ModelError(f"The server {self.address} cannot be reached: {_short(str(error))}.", hint=_HINT) from None

@@ -19,7 +19,8 @@ MODEL = "talker"
 
 
 class CompletionsServer:
-    """Answers are random words, the same for the same messages and seed. `faults` are statuses of the next answers.
+    """Answers are random words, the same for the same messages and seed. `faults` are statuses of the next answers, `headers` more
+    of their headers.
 
     An answer with a `status` is a refusal.
     """
@@ -27,6 +28,7 @@ class CompletionsServer:
     def __init__(self, *, key: str | None = None, empty: bool = False) -> None:
         self.key, self.empty = key, empty
         self.faults: list[int] = []
+        self.headers: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -68,7 +70,8 @@ class CompletionsServer:
                 status = content.get("status", status) if status == 200 else status
                 body = json.dumps(content if status == 200 or "status" in content else {"error": {"message": "not now"}}).encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
+                for name, value in {"Content-Length": str(len(body)), **server.headers}.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
 

@@ -147,6 +147,9 @@ def test_an_answer_that_is_none_or_never_ends_is_a_sentence(server: CompletionsS
             patched.setattr(server_module, limit, -1)
             with pytest.raises(ModelError, match=words):
                 asked.check()
+    server.headers["Content-Encoding"] = "gzip"
+    with pytest.raises(ModelError, match="cannot be reached: Error -3 while decompressing"):
+        asked.check()
 
 
 @pytest.mark.parametrize(

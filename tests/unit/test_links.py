@@ -67,6 +67,8 @@ def test_rows_of_a_shared_cache_are_not_added_to_what_a_link_leads_to(tmp_path: 
 def test_a_link_within_a_folder_or_into_the_files_of_the_hubs_cache_leads_not_out(tmp_path: Path, own: Path) -> None:
     snapshot = tmp_path / "models--org--name" / "snapshots" / "0123"
     snapshot.mkdir(parents=True)
+    (tmp_path / "another disk").mkdir()
+    (snapshot.parents[1] / "blobs").symlink_to(tmp_path / "another disk")
     (snapshot / "config.json").symlink_to("../../blobs/4567")
     (snapshot / "tokenizer.json").symlink_to("config.json")
     (snapshot / "merges.txt").symlink_to(own)
