@@ -239,15 +239,17 @@ def no_room(error: BaseException) -> bool:
     return _limit(error) is not None
 
 
-def disk_full(what: str, needed: int, folder: Path, error: BaseException) -> DiskFull:
-    """The error for what a run could not write: how much it needs, and what there is no more of."""
+def disk_full(
+    what: str, needed: int, folder: Path, error: BaseException, then: str = "continue from the last checkpoint with `resume`"
+) -> DiskFull:
+    """The error for what a run could not write: how much it needs, what there is no more of, and what to do `then`."""
     because, first = {
         errno.EDQUOT: (f"your quota in {folder} is used up", "Free some space there, or ask for a larger quota"),
         errno.EFBIG: (f"no file in {folder} may be larger than {_largest_file()}", LARGER_FILES),
     }.get(_limit(error) or 0, (f"{size(free_disk(folder))} is free in {folder}", "Free some space there"))
     return DiskFull(
         f"{what} did not fit on the disk: it needs about {size(needed)}, and {because}.",
-        hint=f"{first}, then continue from the last checkpoint with `resume`.",
+        hint=f"{first}, then {then}.",
     )
 
 

@@ -270,6 +270,18 @@ def test_a_quota_that_is_used_up_is_not_told_as_a_full_disk(tmp_path: Path, monk
         RunFolder(tmp_path).write_json(tmp_path / "scores.json", {"a": 1})
 
 
+def test_where_a_disk_is_full_the_hint_names_what_will_really_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "out")
+    monkeypatch.setattr(storage, "to_disk", failing(errno.ENOSPC))
+    with pytest.raises(DiskFull) as first:
+        folder.write_text(folder.recipe, "seed: 1\n")
+    assert str(first.value.hint).endswith("then give the same command again.")  # `resume` would find no run
+    folder.recipe.write_text("seed: 1\n")
+    with pytest.raises(DiskFull) as later:
+        folder.write_stage("training")
+    assert str(later.value.hint).endswith("then continue with `resume`.")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of Unix")
 @pytest.mark.parametrize(("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o002, 0o775, 0o664), (0o077, 0o700, 0o600)])
 def test_what_is_written_has_the_permissions_of_the_users_umask_whatever_library_writes_it(
