@@ -241,7 +241,8 @@ class RunFolder:
         except OSError as error:
             if not no_room(error):
                 raise
-            raise disk_full(path.name, len(text.encode()), self.output_dir, error) from error
+            then = "give the same command again" if self.stage in (None, FINISHED) else "continue with `resume`"
+            raise disk_full(path.name, len(text.encode()), self.output_dir, error, then) from error
 
     def read_json(self, path: Path) -> dict[str, Any]:
         """A record of the run; raises BadInput for what is not a JSON object."""

@@ -68,9 +68,9 @@ class Unfinished:
     rounds: int = 1
 
     @property
-    def begun(self) -> bool:
-        """Whether something of the training is saved."""
-        return bool(self.step or self.round > 1)
+    def has_something(self) -> bool:
+        """Whether there is something to go on from: saved steps, a round, a finished training, or rows that a teacher wrote."""
+        return self.stage != TRAINING or bool(self.step) or self.round > 1 or self.folder.synthetic.is_file()
 
     @property
     def seconds_left(self) -> float:
@@ -88,8 +88,10 @@ class Unfinished:
         if self.stage == UPLOAD:
             return "benchmark done; not uploaded yet"
         of_rounds = f"round {self.round} of {self.rounds}, " if self.rounds > 1 else ""
+        if not self.step and self.round > 1:
+            return f"{of_rounds}nothing of it saved yet"
         if not self.step:
-            return f"{of_rounds}nothing of it saved yet" if self.begun else "nothing saved yet"
+            return "rows written; nothing of the training saved yet" if self.has_something else "nothing saved yet"
         return f"{of_rounds}step {self.step:,} of {self.total_steps:,}, saved {spoken(time.time() - self.saved_at)} ago"
 
 

@@ -17,7 +17,7 @@ from finetune.errors import FinetuneError, Interrupted
 from finetune.events import Event, Notice, Reporter
 from finetune.recipe import Recipe
 from finetune.run.resume import find
-from finetune.run_folder import FINISHED, TRAINING, RunFolder
+from finetune.run_folder import FINISHED, RunFolder
 from finetune.runtime import RuntimeOptions
 from finetune.screen.console import people
 from finetune.screen.keys import still_keys
@@ -97,7 +97,7 @@ def _saved(folder: RunFolder) -> str:
         left = find(folder.output_dir) if folder.held else None
     except (FinetuneError, OSError):
         return ""
-    if left is None or (left.stage == TRAINING and not left.begun):
+    if left is None or not left.has_something:
         return ""
     return f"{folder.output_dir}: {left.progress()}. Continue: {command_name()} resume {quoted(folder.output_dir)}"
 
@@ -105,8 +105,8 @@ def _saved(folder: RunFolder) -> str:
 def _stopped(folder: RunFolder, *, new: bool, known: bool) -> Interrupted:
     """What Ctrl-C outside the training leaves; the training ends by itself.
 
-    Records without a model are removed where this process made the folder (`new`). One that it has neither held nor `known` to be its run
-    may be another's meanwhile: it stays as it is.
+    Records of a run that has nothing yet are removed where this process made the folder (`new`). One that it has neither held nor `known`
+    to be its run may be another's meanwhile: it stays as it is.
     """
     ours = folder.held or known
     left = find(folder.output_dir) if ours else None
@@ -116,7 +116,7 @@ def _stopped(folder: RunFolder, *, new: bool, known: bool) -> Interrupted:
             hint=f"Talk with it: {command_name()} chat {quoted(folder.output_dir)}",
             saved=folder.output_dir,
         )
-    if left is None or (new and left.stage == TRAINING and not left.begun):
+    if left is None or (new and not left.has_something):
         if new and folder.held:
             shutil.rmtree(folder.output_dir, ignore_errors=True)
         return Interrupted("Stopped before anything was trained; nothing was saved.", hint="Start it again with the same command.")

@@ -66,14 +66,14 @@ def write_whole(path: Path, content: bytes | str, *, shared: bool = False) -> No
     part = part_of(path, shared)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        part.unlink(missing_ok=True)  # of a process that was killed; or a link, in a folder that somebody has given away
+        for left in _left_by_others(path.parent) if shared else [part]:  # of a process that was killed; or a link, in a folder given away
+            _remove(left)
         with part.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
         to_disk(part)
         replace(part, path)
-    except OSError:
+    finally:  # Ctrl-C ends it too
         part.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
     """A folder to fill, which gets its name once its files are on the disk; where it is `shared` and another was faster, theirs stays."""
     part = part_of(target, shared)
     for left in _left_by_others(target.parent) if shared else [part]:  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+        _remove(left)
     part.mkdir(parents=True)
     try:
         yield part
@@ -99,11 +99,19 @@ def whole_folder(target: Path, *, shared: bool = False) -> Iterator[Path]:
 
 
 def _left_by_others(folder: Path) -> Iterator[Path]:
-    """Unfinished folders in which nothing has been written for a day."""
+    """Unfinished files and folders in which nothing has been written for a day."""
     for part in folder.glob(f".*{PART}"):
         with suppress(OSError):  # it is finished just now
-            if part.is_dir() and time.time() - max(path.stat().st_mtime for path in (part, *part.rglob("*"))) > A_DAY:
+            if time.time() - max(path.lstat().st_mtime for path in (part, *part.rglob("*"))) > A_DAY:
                 yield part
+
+
+def _remove(left: Path) -> None:
+    """Whatever it is; what cannot be removed stays, if it is not in the way."""
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -231,15 +239,17 @@ def no_room(error: BaseException) -> bool:
     return _limit(error) is not None
 
 
-def disk_full(what: str, needed: int, folder: Path, error: BaseException) -> DiskFull:
-    """The error for what a run could not write: how much it needs, and what there is no more of."""
+def disk_full(
+    what: str, needed: int, folder: Path, error: BaseException, then: str = "continue from the last checkpoint with `resume`"
+) -> DiskFull:
+    """The error for what a run could not write: how much it needs, what there is no more of, and what to do `then`."""
     because, first = {
         errno.EDQUOT: (f"your quota in {folder} is used up", "Free some space there, or ask for a larger quota"),
         errno.EFBIG: (f"no file in {folder} may be larger than {_largest_file()}", LARGER_FILES),
     }.get(_limit(error) or 0, (f"{size(free_disk(folder))} is free in {folder}", "Free some space there"))
     return DiskFull(
         f"{what} did not fit on the disk: it needs about {size(needed)}, and {because}.",
-        hint=f"{first}, then continue from the last checkpoint with `resume`.",
+        hint=f"{first}, then {then}.",
     )
 
 

@@ -29,8 +29,8 @@ MORE_ANSWERS = (
 def ask(prompter: Prompter, where: Path = Path(), session: Session | None = None) -> Unfinished | Session | None:
     """The run or the answers to continue with."""
     left = _runs(where)
-    if session is not None and any(_has_more(run) and _is_of(run, session) for run in left):
-        session = None  # the run has them all
+    if session is not None and any(run.has_something and _is_of(run, session) for run in left):
+        session = None  # the run has them all; one without anything may have failed over an answer, which can be changed
     if not left and session is None:
         return None
     choices = [Choice(str(number), f"Continue {run.folder.output_dir.name}", run.progress()) for number, run in enumerate(left)]
@@ -52,13 +52,6 @@ def _runs(where: Path) -> list[Unfinished]:
     from finetune.run.resume import unfinished_runs
 
     return unfinished_runs(where)[:OFFERED]
-
-
-def _has_more(run: Unfinished) -> bool:
-    """Whether a run has more to continue with than the answers, which can be changed if they led to an error at once."""
-    from finetune.run_folder import TRAINING
-
-    return run.begun or run.stage != TRAINING
 
 
 def _is_of(run: Unfinished, session: Session) -> bool:

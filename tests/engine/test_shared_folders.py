@@ -73,16 +73,27 @@ def test_ctrl_c_before_a_run_begins_leaves_the_run_of_another_alone(stage: str, 
     assert {"adapter_model.safetensors", "run/recipe.yaml", "run/progress.json"} <= files(other.output_dir).keys()
 
 
-def test_ctrl_c_before_anything_is_trained_leaves_nothing(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [False, True])
+def test_ctrl_c_before_anything_is_trained_leaves_nothing_but_rows_of_a_teacher(
+    rows: bool, shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = shop.layer()
+    folder = RunFolder(layer["output_dir"])
 
     def pressed(tuner: LLMFineTuner) -> None:
         assert tuner.folder.stage == TRAINING
+        if rows:
+            folder.synthetic.touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LLMFineTuner, "load_models", pressed)
-    assert "nothing was saved" in interrupted(shop, layer).message
-    assert not Path(layer["output_dir"]).exists()
+    stopped = interrupted(shop, layer)
+    assert folder.output_dir.exists() == folder.synthetic.exists() == rows
+    if rows:
+        assert stopped.message == f"Stopped. {folder.output_dir}: rows written; nothing of the training saved yet."
+        assert f"resume {folder.output_dir}" in str(stopped.hint)
+    else:
+        assert "nothing was saved" in stopped.message
 
 
 @pytest.mark.parametrize("command", [["benchmark"], ["merge"], ["upload", "--repo", "ada/mine"], ["resume"]], ids=lambda words: words[0])

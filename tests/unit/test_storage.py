@@ -62,6 +62,19 @@ def test_where_open_files_cannot_be_replaced_a_reader_is_waited_for(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_ctrl_c_while_a_file_is_written_leaves_what_was_there(shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(path: Path) -> bool:
+        raise KeyboardInterrupt
+
+    (path := tmp_path / "machine.json").write_text("old")
+    monkeypatch.setattr(storage, "to_disk", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, "new", shared=shared)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_is_absent_until_it_is_complete_and_nothing_stays_of_one_that_is_not(tmp_path: Path) -> None:
     target = tmp_path / "models" / "mine"
     (tmp_path / "models" / ".mine.part").mkdir(parents=True)
@@ -93,16 +106,29 @@ def test_the_files_of_a_folder_are_on_the_disk_before_it_has_its_name(
     assert done[done.index("named") + 1 :] == [tmp_path.stat().st_ino]
 
 
-def test_what_a_kill_has_left_in_a_cache_goes_once_it_is_a_day_old(tmp_path: Path) -> None:
+def filled(target: Path) -> None:
+    with cache_folder(target):
+        pass
+
+
+@pytest.mark.parametrize("make", [filled, lambda target: write_whole(target, "", shared=True)], ids=["folder", "file"])
+def test_what_a_kill_has_left_in_a_cache_goes_once_it_is_a_day_old(make: Callable[[Path], None], tmp_path: Path) -> None:
     for name, hours in [(".rows-1.0a1b.part", 25), (".rows-2.0a1b.part", 23), (".rows-3.0a1b.part", 25)]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "rows.arrow").touch()
         for path in (tmp_path / name / "rows.arrow", tmp_path / name):
             os.utime(path, (then := time.time() - 3600 * hours, then))
     (tmp_path / ".rows-3.0a1b.part" / "rows.arrow").touch()  # still written
-    with cache_folder(tmp_path / "rows-4"):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".rows-2.0a1b.part", ".rows-3.0a1b.part", "rows-4"]
+    for name, hours in [(".scores.json.0a1b.part", 25), (".scores.json.2c3d.part", 23)]:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (then := time.time() - 3600 * hours, then))
+    make(tmp_path / "rows-4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".rows-2.0a1b.part",
+        ".rows-3.0a1b.part",
+        ".scores.json.2c3d.part",
+        "rows-4",
+    ]
 
 
 def test_of_two_processes_that_make_the_same_folder_the_faster_one_keeps_it(tmp_path: Path) -> None:
@@ -242,6 +268,18 @@ def test_a_quota_that_is_used_up_is_not_told_as_a_full_disk(tmp_path: Path, monk
     monkeypatch.setattr(storage, "to_disk", failing(errno.EDQUOT))
     with pytest.raises(DiskFull, match=r"needs about 1 kB, and your quota in .* is used up"):
         RunFolder(tmp_path).write_json(tmp_path / "scores.json", {"a": 1})
+
+
+def test_where_a_disk_is_full_the_hint_names_what_will_really_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "out")
+    monkeypatch.setattr(storage, "to_disk", failing(errno.ENOSPC))
+    with pytest.raises(DiskFull) as first:
+        folder.write_text(folder.recipe, "seed: 1\n")
+    assert str(first.value.hint).endswith("then give the same command again.")  # `resume` would find no run
+    folder.recipe.write_text("seed: 1\n")
+    with pytest.raises(DiskFull) as later:
+        folder.write_stage("training")
+    assert str(later.value.hint).endswith("then continue with `resume`.")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of Unix")
