@@ -12,7 +12,7 @@ from typing import Any
 
 def layer_configs(text: Any) -> list[Any]:
     """The configuration of each layer of a model with this text configuration, which is that of all where they do not differ."""
-    return list(text.per_layer_config) if _differing(text) else [text] * text.num_hidden_layers
+    return list(text.per_layer_config) if _differing(text) else [text] * getattr(text, "num_hidden_layers", 1)  # not all state it
 
 
 def head_width(layer: Any) -> int:

@@ -1,12 +1,14 @@
 """Answers of the benchmark: each as the model gives it to its prompt alone, in batches or not, and where it ends."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 from chat_templates import FAMILIES
 from letters import VOCABULARY, gpt2, held_out, llama, parrot, tokenizer
 from test_benchmark_models import PAIRS, quiet
-from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
+from transformers import BltConfig, MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 from zoo import build as pico
 
 from finetune.benchmark.generation import SPEED_TOKENS, answer_budget, answer_lengths, generate_answers, generation_speed
@@ -199,3 +201,4 @@ def test_keys_and_values_are_counted_layer_by_layer() -> None:
             kept = model(torch.arange(4, 11)[None], use_cache=True).past_key_values
         assert key_value_bytes(model) * 7 == sum(layer.keys.nbytes + layer.values.nbytes for layer in kept.layers)
     assert key_value_bytes(pico("mamba")) == 0
+    assert key_value_bytes(Mock(config=BltConfig())) == 0, "it states no number of layers"
