@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +20,7 @@ from finetune.screen.console import VERDICTS
 
 WORDS = ("Elsewhere",)  # names of what is neither a path nor a command
 NARROW = 70  # columns; below them there is less in a row
-NARROWEST_FACT, WIDEST = 16, 1000
+NARROWEST_FACT = 16
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,14 @@ def block(*parts: RenderableType, above: int = 0) -> RenderableType:
 
 @dataclass(frozen=True)
 class FittingTable:
-    """A table, or the same in lines where it would be too narrow for words."""
+    """A table, or the same in lines where a word of it would be cut."""
 
     table: Table
     lines: Text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.table if Measurement.get(console, options.update_width(WIDEST), self.table).minimum <= options.max_width else self.lines
+        drawn = "".join(segment.text for segment in console.render(self.table, options))
+        yield self.table if set(self.lines.plain.split()) <= set(drawn.split()) else self.lines
 
 
 def score_table(sides: Sequence[str], rows: Mapping[str, Sequence[Text]], *, change: str | None, wide: bool) -> FittingTable:

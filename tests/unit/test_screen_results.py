@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +151,9 @@ def test_where_there_is_no_room_words_wrap_and_numbers_stay_whole() -> None:
     text = drawn(score_table(("A", "B"), rows, change="B against A", wide=False), 36)
     assert "…" not in text
     assert "73.4 % 50.5 %" in text
-    for change in ("B against A", ""):
-        words = " ".join(drawn(score_table(("A", "B"), rows, change=change, wide=False), 20).split())
-        assert words.endswith(f"A 73.4 % B 50.5 % {change} too few rows".replace("  ", " "))
+    for change, width in product(("B against A", ""), (14, 20, 24)):
+        words = " ".join(drawn(score_table(("A", "B"), rows, change=change, wide=False), width).split())
+        assert words.endswith(f"A 73.4 % B 50.5 % {change} too few rows".replace("  ", " ")), "in lines, where it would be cut"
 
 
 @pytest.mark.parametrize("width", [40, 80])
