@@ -119,7 +119,8 @@ def _stopped(folder: RunFolder, *, new: bool, known: bool) -> Interrupted:
     if left is None or (new and not left.has_something):
         if new and folder.held:
             shutil.rmtree(folder.output_dir, ignore_errors=True)
-        return Interrupted("Stopped before anything was trained; nothing was saved.", hint="Start it again with the same command.")
+        again = "Start it again with the same command; what is in the cache is used again."  # such as what a teacher has said so far
+        return Interrupted("Stopped before anything was trained.", hint=again)
     return Interrupted(
         f"Stopped. {folder.output_dir}: {left.progress()}.",
         hint=f"Continue: {command_name()} resume {quoted(folder.output_dir)}",

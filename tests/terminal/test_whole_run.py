@@ -275,7 +275,7 @@ def test_ctrl_c_before_the_training_leaves_nothing_behind(workplace: Path) -> No
         terminal.wait_for("Measuring the base model", RUN_SECONDS)
         terminal.press(CTRL_C)
         assert terminal.wait_for_end() == 130
-        terminal.wait_for("nothing was saved")
+        terminal.wait_for("before anything was trained")
     assert not (workplace / "finetuned_model").exists()
 
 

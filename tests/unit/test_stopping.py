@@ -136,7 +136,7 @@ def test_a_signal_before_the_first_step_leaves_no_empty_run(tmp_path: Path) -> N
     folder.write_stage(TRAINING)
     folder.claim()
     folder.release()
-    assert "nothing was saved" in _stopped(folder, new=True, known=False).message
+    assert _stopped(folder, new=True, known=False).message == "Stopped before anything was trained."
     assert not folder.output_dir.exists()
 
 
