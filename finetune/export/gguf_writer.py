@@ -22,8 +22,10 @@ from torch import Tensor
 from finetune.errors import FinetuneError
 from finetune.export.gguf_types import Kind, format_of
 from finetune.export.quantising import encode
+from finetune.models.gguf_architectures import Architecture, take
 from finetune.system.storage import to_disk
 
+ROUNDED = 0.5  # as a share of a weight, by root mean square: four bits change about a tenth
 Progress = Callable[[int, int], None]
 
 
@@ -107,6 +109,22 @@ def check_read_back(path: Path, meant: dict[str, str]) -> None:
             f"{path.name} does not hold what was written: {wrong[0]} differs ({len(wrong)} of {len(meant)} tensors).",
             hint="Check the disk, and export again.",
         )
+
+
+@torch.no_grad()
+def take_weights(path: Path, model: Any, known: Architecture) -> None:
+    """Give the model the weights of the file, as its format rounded them; raises FinetuneError for one that is another."""
+    import gguf
+
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+    def values(name: str, shape: tuple[int, ...]) -> Tensor:
+        tensor = stored[name]
+        return torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type)).view(shape)
+
+    for name, away in take(model, known, values):
+        if not away <= ROUNDED:
+            raise FinetuneError(f"{path.name} does not hold the model's weights: {name} is another.", hint="Export another type.")
 
 
 def _hash(values: np.ndarray[Any, Any]) -> str:

@@ -17,7 +17,9 @@ from finetune.run_folder import REMADE, RunFolder
 
 MOST_TOKENS = 128  # of a prompt
 PROMPTS = (
-    *merged.PROMPTS,
+    *merged.PROMPTS[:1],
+    " ".join(merged.PROMPTS * 5),  # long: a wrong rotation of positions hardly shows in short ones
+    *merged.PROMPTS[1:],
     "The opposite of hot is",
     "import numpy as",
     "Water boils at a temperature of",
@@ -31,7 +33,6 @@ PROMPTS = (
     "The quick brown fox jumps over the lazy",
     "<html>\n<head>\n<title>",
     "Question: Who wrote Hamlet?\nAnswer:",
-    "My favourite colour is",
     "for i in range(10):\n    print(",
 )
 TEXTS = (

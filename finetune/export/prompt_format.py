@@ -33,6 +33,8 @@ SCHEMES = {
 }
 TOLD = "All rows had one system prompt, which is in run/data_report.json: give it to other programs too."
 
+TOOLS = "All rows had tools, and the Modelfile for Ollama has no place for them. For tool calls use llama-server."
+
 
 @dataclass(frozen=True)
 class PromptFormat:
@@ -40,7 +42,7 @@ class PromptFormat:
 
     `scheme` is how the tokenizer opens with a space ("first", "always", "" for in no way or exactly as llama.cpp), `opens` whether the file
     should say that it does; `plain` is whether the run asked without a chat template, `system` the system prompt that all its rows had,
-    `longest` the tokens of its longest row.
+    `longest` the tokens of its longest row, `tools` whether all its rows had the same tools.
     """
 
     tokenizer: Any
@@ -50,6 +52,7 @@ class PromptFormat:
     plain: bool
     system: str = ""
     longest: int = 0
+    tools: bool = False
 
     @classmethod
     def of(cls, run: RunFolder, tokenizer: Any) -> PromptFormat:
@@ -58,7 +61,7 @@ class PromptFormat:
             report = run.known(run.data_report)
             told, trained = report.get("prompt_options") or {}, report.get("template")
             system, longest = str(report.get("system_prompt") or ""), int((report.get("length") or {}).get("max", 0))
-            plain = asked_plainly(report) and not tokenizer.chat_template
+            tools, plain = bool(report.get("tools")), asked_plainly(report) and not tokenizer.chat_template
         if tokenizer.chat_template:
             switches = [f"{{% set {name} = {json.dumps(told[name])} %}}" for name in SWITCHES if isinstance(told.get(name), bool)]
             tokenizer.chat_template = "".join(switches) + program(tokenizer)
@@ -72,7 +75,7 @@ class PromptFormat:
         scheme = next((name for name in SCHEMES if f"prepend_scheme={name}" in steps), "")
         marked = chat is not None and chat.startswith(tuple(added_tokens(tokenizer)))
         opens = "Prepend(" in steps or scheme == "always" or (scheme == "first" and not marked)
-        return cls(tokenizer, lead, scheme, opens, plain, system, longest)
+        return cls(tokenizer, lead, scheme, opens, plain, system, longest, tools)
 
     @property
     def begin(self) -> str:
@@ -85,7 +88,7 @@ class PromptFormat:
         spaces = SCHEMES.get(self.scheme if self.opens else "first, in chats") if self.scheme else None
         begin = "" if self.lead else self.tokenizer.decode(lead_ids(self.tokenizer))
         mark = f"A text outside of chats begins with {begin} for the model, and not in llama.cpp." if begin else None
-        return list(filter(None, (spaces, mark, TOLD if self.system else None)))
+        return list(filter(None, (spaces, mark, TOLD if self.system else None, TOOLS if self.tools else None)))
 
     def probe(self, text: str) -> str:
         """The text, changed where llama.cpp is known to read it otherwise; "" where nothing is left of it."""

@@ -22,8 +22,8 @@ from finetune.errors import BadInput
 from finetune.events import Progress, Reporter, stage
 from finetune.export.gguf_gate import Verdict, judge
 from finetune.export.gguf_tokenizer import tokenizer_header
-from finetune.export.gguf_types import BLOCK, DEFAULT, KINDS, TRAINED_LIMIT, Kind, kind_of
-from finetune.export.gguf_writer import Planned, check_read_back, plan, write
+from finetune.export.gguf_types import BLOCK, DEFAULT, KINDS, KL, TRAINED_LIMIT, Kind, kind_of
+from finetune.export.gguf_writer import Planned, check_read_back, plan, take_weights, write
 from finetune.export.modelfile import modelfile
 from finetune.export.place import ELSEWHERE, check_finished, check_place, name_of
 from finetune.export.probes import Probes
@@ -111,7 +111,7 @@ def _export(run: RunFolder, to: Path, runtime: RuntimeOptions, reporter: Reporte
             done(size(written))
         with stage(reporter, "export", "Checking the file") as done:
             check_read_back(part / file, meant)
-            verdict, exported = _judged(part / file, kind, probes, model, limit, reporter, len(meant))
+            verdict, exported = _judged(part / file, kind, known, probes, model, limit, reporter, len(meant))
             done(_in_short(verdict))
         (part / "Modelfile").write_text(modelfile(file, asked, run.output_dir, licence), encoding="utf-8", newline="\n")
         sha256 = file_hash(part / file)
@@ -148,20 +148,26 @@ def _rounded_again(learned: str | None, trained: QuantizeSpec | None, kind: Kind
 
 
 def _judged(
-    path: Path, kind: Kind, probes: Probes, model: Any, limit: float | None, reporter: Reporter, count: int
+    path: Path, kind: Kind, known: Architecture, probes: Probes, model: Any, limit: float | None, reporter: Reporter, count: int
 ) -> tuple[Verdict, Speed | None]:
-    """All four parts with llama.cpp, else the first two."""
+    """All four parts with llama.cpp, else the first two. The model has the weights of the file afterwards."""
     if not has_llama_cpp():
         from finetune.export.gguf_tokenizer_check import check_words
 
         check_words(path, probes)
         return Verdict(count, len(probes.texts)), None
+    ours = _log_probabilities(model, probes.prompts)
+    rounded = None
+    if kind.measure == KL:
+        take_weights(path, model, known)
+        rounded = _log_probabilities(model, probes.prompts)
     timed = probes.prompts[0] if model.num_parameters() >= FEWEST_PARAMETERS else []
     verdict, answers = judge(
         path,
         kind,
         probes,
-        _log_probabilities(model, probes.prompts),
+        ours,
+        rounded=rounded,
         tensors=count,
         threads=torch.get_num_threads(),
         timed=timed,

@@ -82,14 +82,51 @@ def tensors(model: Any, known: Architecture) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the file with its name there, in torch's order of dimensions; raises ModelError for one without a place."""
     config = model.config.get_text_config(decoder=True)
     for place, name, values in places(model, known):
-        if known.turned and values.dim() == 2 and ".h." in f".{name}":
-            values = values.t()
-        if known.one_more and name.endswith("norm.weight"):
-            values = values + 1
-        if known.pairs and (".q_proj." in name or ".k_proj." in name):
-            values = interleaved(values, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
-        yield place, values
+        yield place, _as_stored(values, name, known, config)
     yield from rotations(model, config)
+
+
+def take(model: Any, known: Architecture, stored: Callable[[str, tuple[int, ...]], Tensor]) -> Iterator[tuple[str, float]]:
+    """Give the model each weight as the file has it; `stored` takes a name there and its shape, and returns its values.
+
+    Yields that name, and how far the weight is from what it was, as a share of it (root mean square).
+    """
+    config = model.config.get_text_config(decoder=True)
+    for place, name, held in places(model, known):
+        values = _as_held(stored(place, tuple(_as_stored(held, name, known, config).shape)), name, known, config)
+        yield place, float((values - held).norm() / held.norm().clamp_min(1e-30))
+        held.copy_(values)
+
+
+def _as_stored(values: Tensor, name: str, known: Architecture, config: Any) -> Tensor:
+    if _is_turned(values, name, known):
+        values = values.t()
+    if _is_one_more(name, known):
+        values = values + 1
+    return interleaved(values, heads) if (heads := _heads_in_pairs(name, known, config)) else values
+
+
+def _as_held(values: Tensor, name: str, known: Architecture, config: Any) -> Tensor:
+    """The other way round."""
+    if heads := _heads_in_pairs(name, known, config):
+        values = values.reshape(heads, -1, 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
+    if _is_one_more(name, known):
+        values = values - 1
+    return values.t() if _is_turned(values, name, known) else values
+
+
+def _is_turned(values: Tensor, name: str, known: Architecture) -> bool:
+    return known.turned and values.dim() == 2 and ".h." in f".{name}"
+
+
+def _is_one_more(name: str, known: Architecture) -> bool:
+    return known.one_more and name.endswith("norm.weight")
+
+
+def _heads_in_pairs(name: str, known: Architecture, config: Any) -> int:
+    if not known.pairs or (".q_proj." not in name and ".k_proj." not in name):
+        return 0
+    return int(config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
 
 
 def interleaved(values: Tensor, heads: int) -> Tensor:

@@ -21,15 +21,17 @@ from finetune.cli import main
 from finetune.data.tokens.encoder import Encoder
 from finetune.errors import FinetuneError, UploadError
 from finetune.events import Progress, Recorder
-from finetune.export import gguf_tokenizer, gguf_writer, to_gguf
+from finetune.export import gguf_gate, gguf_tokenizer, gguf_writer, to_gguf
 from finetune.export.gguf_tokenizer import tokenizer_header
 from finetune.export.gguf_types import KINDS, format_of
+from finetune.export.gguf_writer import take_weights
 from finetune.export.llama_cpp import Questions, asked
 from finetune.export.modelfile import modelfile
 from finetune.export.probes import Probes
 from finetune.export.prompt_format import PromptFormat
 from finetune.export.to_gguf import GGUF
 from finetune.hardware.machine import glance
+from finetune.models.gguf_architectures import architecture_of
 from finetune.models.location import locate
 from finetune.models.templates.chat_template import added_tokens
 from finetune.publish.card import card_of
@@ -92,6 +94,7 @@ def test_every_type(name: str, tmp_path: Path) -> None:
     assert formats["blk.0.attn_norm.weight"] == "F32"
     assert read.fields["general.file_type"].contents() == kind.file_type
     assert done.gate[kind.measure] <= kind.limit == done.gate["limit"]
+    assert name == "f16" or done.gate["computed"] < 0.005
     assert not done.notes
     weights = sum(each.bytes for each in gguf_bytes(read))
     progress = [each for each in recorder.of(Progress) if each.unit == "bytes"]
@@ -109,6 +112,13 @@ def test_rows_that_are_no_whole_blocks_get_llama_cpps_other_formats(tmp_path: Pa
     assert read["blk.0.attn_q.weight"] == "Q5_0"
     assert read["token_embd.weight"] == "Q8_0"
     assert any("Q5_0 instead of Q4_K" in note for note in done.notes)
+    model: Any = model_of("llama", len(tokenizer_of("llama")) + ROUNDED)
+    known, file = architecture_of(model.config, "out"), tmp_path / "gguf" / done.file
+    held = model.state_dict()["model.layers.0.self_attn.k_proj.weight"].clone()
+    take_weights(file, model, known)
+    assert 0 < (model.state_dict()["model.layers.0.self_attn.k_proj.weight"] - held).abs().max() < 0.05
+    with pytest.raises(FinetuneError, match=r"does not hold the model's weights: \S+ is another"):
+        take_weights(file, model_of("llama", len(tokenizer_of("llama")) + ROUNDED, seed=5), known)
     assert format_of("blk.0.attn_qkv.weight", (768, 256), KINDS["q4_k_m"], layers=9, tied=True) == ("Q5_K", None)
     assert format_of("blk.0.attn_qkv.weight", (768, 256), KINDS["q5_k_m"], layers=9, tied=True) == ("Q6_K", None)
     odd = run_of("llama", tmp_path / "odd", intermediate_size=40)
@@ -146,7 +156,7 @@ def test_an_adapter_is_merged_first_whatever_its_folder_is_called(tmp_path: Path
 
 
 @pytest.mark.parametrize("llama_cpp", [True, False])
-@pytest.mark.parametrize("wrong", ["rotation", "pre-tokenizer", "template", "a byte"])
+@pytest.mark.parametrize("wrong", ["rotation", "rotary base", "pre-tokenizer", "template", "a byte"])
 def test_a_file_that_would_answer_differently_is_refused_and_leaves_nothing(
     wrong: str, llama_cpp: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,24 +164,29 @@ def test_a_file_that_would_answer_differently_is_refused_and_leaves_nothing(
     monkeypatch.setattr(to_gguf, "has_llama_cpp", lambda: llama_cpp)
     said = {
         "rotation": "log-probability differs",
+        "rotary base": "very weights of the file",
         "pre-tokenizer": "into other tokens",
         "template": "renders a chat",
         "a byte": "does not hold",
     }
+    type = "f16"
     if wrong == "rotation":
         monkeypatch.setattr("finetune.models.gguf_architectures.interleaved", lambda values, heads: values)
+    elif wrong == "rotary base":  # which the rounding to four bits hides
+        type, facts = "q4_0", to_gguf._facts
+        monkeypatch.setattr(to_gguf, "_facts", lambda *given: facts(*given) | {"llama.rope.freq_base": 100.0})
     elif wrong == "pre-tokenizer":
         monkeypatch.setattr(gguf_tokenizer, "pre_of", lambda described: "smollm")
     elif wrong == "template":
         monkeypatch.setattr(gguf_tokenizer, "_template", lambda tokenizer: {"tokenizer.chat_template": "{{ messages[0].content }}"})
     else:
         monkeypatch.setattr(to_gguf, "write", damaging(gguf_writer.write))
-    if not llama_cpp and wrong in ("rotation", "template"):  # which is what the notes say
-        done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
+    if not llama_cpp and wrong in ("rotation", "rotary base", "template"):  # which is what the notes say
+        done = GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder(), type=type)
         assert any("Not proven" in note for note in done.notes)
         return
     with pytest.raises(FinetuneError, match=said[wrong]) as caught:
-        GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder())
+        GGUF.export(run, tmp_path / "gguf", RUNTIME, Recorder(), type=type)
     assert caught.value.exit_code == 1
     assert left_in(tmp_path) == ["out"]
     assert not run.export.exists()
@@ -208,14 +223,14 @@ def test_without_llama_cpp_the_words_are_proven_and_the_rest_is_said(tmp_path: P
 def test_the_command_keeps_a_record_and_says_what_was_proven(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = run_of("phi3", tmp_path, sliding_window=64)
+    run = run_of("phi3", tmp_path, sliding_window=256)
     monkeypatch.chdir(tmp_path)
     assert main(["export", "out", "--to", "gguf:q8_0", "--device", "cpu", "--json"]) == 0
     told = json.loads(capfd.readouterr().out)
     (kept,) = run.exports
     assert kept["file"] == told["file"] == "out-Q8_0.gguf"
     assert (told["folder"], kept["folder"]) == ("out-gguf", str(tmp_path / "out-gguf"))
-    assert any("Its context is 64 tokens instead of 512" in note for note in told["notes"])
+    assert any("Its context is 256 tokens instead of 512" in note for note in told["notes"])
     assert kept["bytes"] == (tmp_path / "out-gguf" / "out-Q8_0.gguf").stat().st_size
     assert "| out-Q8_0.gguf |" in run.card.read_text()
     assert str(tmp_path) not in run.card.read_text()
@@ -314,6 +329,8 @@ def test_ollama_gets_the_system_prompt_of_the_rows_where_the_template_has_a_plac
     asked = PromptFormat.of(run, made)
     assert ('SYSTEM """Be a cat."""' in modelfile("out.gguf", asked, run.output_dir, None)) is taken
     assert "give it to other programs too" in asked.notes[-1]
+    run.write_json(run.data_report, {**run.read_json(run.data_report), "tools": [{"type": "function", "function": {"name": "look"}}]})
+    assert "Modelfile for Ollama has no place for them" in PromptFormat.of(run, made).notes[-1]
 
 
 def test_ordinary_text_that_llama_cpp_takes_for_an_end_is_named(tmp_path: Path) -> None:
@@ -326,6 +343,15 @@ def test_ordinary_text_that_llama_cpp_takes_for_an_end_is_named(tmp_path: Path) 
         "llama.cpp ends an answer at <EOT>, which is ordinary text to the model."
     )
     assert tokenizer_header(PromptFormat.of(run, tokenizer_of("llama")), "out", vocabulary=size, model="out").note is None
+
+
+def test_probabilities_that_are_no_numbers_agree_with_nothing() -> None:
+    ours, broken = np.log(np.full(100, 0.01)), np.full(100, np.nan)
+    difference, kl, same_top = gguf_gate._compared([ours, ours], [broken, ours])
+    assert np.isnan(difference)
+    assert np.isnan(kl)
+    assert same_top <= 2
+    assert gguf_gate._compared([ours], [ours]) == (pytest.approx(0), pytest.approx(0), 1)
 
 
 def test_the_exported_files_can_be_uploaded(tmp_path: Path) -> None:
