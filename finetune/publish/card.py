@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from finetune import registry
 from finetune.benchmark.names import (
     LOWER_IS_BETTER,
     NAMES,
@@ -266,6 +267,8 @@ def _making(recipe: Recipe, facts: RunFacts) -> str:
         earlier = public_continued(facts.continued, "")["adapter"]
         which = f"the adapter {_linked(earlier.partition('@')[0])}" if earlier else "an earlier adapter"
         lines.append(f"- Training continued {which}, on the same base")
+    if facts.adapter and registry.load("methods", recipe.method.kind).load_in(recipe.method):
+        lines.append("- Trained and measured on the base in 4 bits (NF4); on the base as it is loaded above, answers differ slightly")
     if facts.merged:
         lines.append(f"- The adapter is merged into the base model's weights, stored as {facts.merged.get('dtype')}")
     if recipe.approach == "distillation":

@@ -118,6 +118,12 @@ def test_a_merged_adapter_says_so_and_needs_no_peft():
     assert "peft" not in text
 
 
+@pytest.mark.parametrize(("method", "adapter", "said"), [("qlora", True, True), ("qlora", False, False), ("lora", True, False)])
+def test_an_adapter_that_was_measured_on_a_base_in_4_bits_says_so(method, adapter, said):
+    card = model_card(recipe(method=method), replace(FACTS, adapter=adapter), {})
+    assert ("Trained and measured on the base in 4 bits" in card) is said
+
+
 def test_a_licence_that_is_not_known_is_not_made_up():
     assert "license" not in ModelCard(model_card(recipe(model="org/unknown"), FACTS, SCORES)).data.to_dict()
 
