@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ModelError
+from finetune.models.layer_configs import head_width
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +155,7 @@ def _gpt2(config: Any) -> Facts:
 
 
 def _usual(config: Any) -> Facts:
-    size, rope = _head_size(config), _rope(config)
+    size, rope = head_width(config), _rope(config)
     facts = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -293,10 +294,6 @@ def _rope(config: Any) -> dict[str, Any]:
     return everything
 
 
-def _head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def _original_length(config: Any, rope: dict[str, Any]) -> int:
     found = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
     return int(found or config.max_position_embeddings)
@@ -308,7 +305,7 @@ def rotations(model: Any, config: Any) -> Iterator[tuple[str, Tensor]]:
 
     rope = getattr(config, "rope_parameters", None) and _rope(config)
     if rope and rope.get("rope_type") == "llama3":
-        size = _head_size(config)
+        size = head_width(config)
         plain = 1.0 / rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
         yield "rope_freqs.weight", plain / model.base_model.rotary_emb.inv_freq.float().cpu()
     if rope and rope.get("rope_type") == "longrope":

@@ -76,35 +76,33 @@ def test_the_hub_reads_metadata_and_scores_with_the_baseline_beside_them():
     assert results["Perplexity"] == ("perplexity", 12.5, "openai/gsm8k")
 
 
-def test_licence_and_language_are_inherited_from_the_card_of_the_base_model(empty_hub_cache):
-    repository = empty_hub_cache / "models--org--base"
+def with_card(cache, front):
+    """The folder of a model in the Hub's cache whose card begins with these lines; known by its commit alone."""
+    repository = cache / "models--org--base"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    (snapshot / "README.md").write_text("---\nlicense: mit\nlanguage:\n- de\n---\n# Base\n")
+    (snapshot / "README.md").write_text(f"---\n{front}\n---\n# Base\n")
     (snapshot / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     (snapshot / "model.safetensors").write_bytes(b"")
+    return repository
+
+
+def test_licence_and_language_are_inherited_from_the_card_of_the_base_model(empty_hub_cache):
+    repository = with_card(empty_hub_cache, "license: mit\nlanguage:\n- de")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
     data = ModelCard(model_card(recipe(model="org/base"), NOTHING, {})).data.to_dict()
     assert (data["license"], data["language"], data["base_model_relation"]) == ("mit", ["de"], "finetune")
 
 
 def test_a_card_that_repeats_itself_without_end_leaves_no_licence(empty_hub_cache):
-    snapshot = empty_hub_cache / "models--org--base" / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (snapshot / "README.md").write_text("---\nlanguage: de\nlicense: &a [*a]\n---\n# Base\n")
-    (snapshot / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    (snapshot / "model.safetensors").write_bytes(b"")
+    with_card(empty_hub_cache, "language: de\nlicense: &a [*a]")
     assert not {"license", "language"} & ModelCard(model_card(recipe(model=f"org/base@{COMMIT}"), FACTS, {})).data.to_dict().keys()
 
 
 def test_licence_and_language_come_from_the_commit_that_was_trained_on(empty_hub_cache):
     """A pinned commit is not known to the cache as main."""
-    snapshot = empty_hub_cache / "models--org--base" / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (snapshot / "README.md").write_text("---\nlicense: other\nlicense_name: our-own\nlanguage: fr\n---\n")
-    (snapshot / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    (snapshot / "model.safetensors").write_bytes(b"")
+    with_card(empty_hub_cache, "license: other\nlicense_name: our-own\nlanguage: fr")
     data = ModelCard(model_card(recipe(model=f"org/base@{COMMIT}"), FACTS, {})).data.to_dict()
     assert (data["license"], data["license_name"], data["language"]) == ("other", "our-own", "fr")
 

@@ -67,7 +67,7 @@ class OnPolicyTrainer(SupervisedTrainer):
         first = self.practice.first_step
         if first >= num_training_steps:
             raise RecipeError(
-                f"on_policy begins after the first epoch of {first:,} steps, and there are {num_training_steps} in all.",
+                f"on_policy begins after the first epoch of {first:,} steps, and there are {num_training_steps:,} in all.",
                 hint="Train for 2 epochs or more.",
             )
         if not given:
